@@ -1,0 +1,103 @@
+//! What an offered bundle means to someone already holding one.
+//!
+//! Only decides; whether a stale bundle is taken all the same is the operator's word, and is spoken elsewhere.
+
+use crate::Bundle;
+
+/// The verdict on an offered bundle (FED 4.2, TDB 4.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Newer, or no sequence numbers to compare and other contents: take it.
+    Advance,
+    /// Same sequence number, other authorities: keep the held one, loudly.
+    Conflict {
+        /// The number both carry.
+        sequence_number: u64,
+    },
+    /// Nothing that matters changed.
+    Same,
+    /// A lower sequence number: keep the held one.
+    Stale {
+        /// Held number.
+        held: u64,
+        /// Offered number.
+        offered: u64,
+    },
+}
+
+/// Compares. `None` held means anything is an advance.
+///
+/// A number on one side only cannot be compared (SPIRE's own fetcher throws it away), so contents decide. A changed refresh
+/// hint advances but never conflicts: it is the publisher's setting, which SPIRE changes without counting.
+pub fn compare(held: Option<&Bundle>, offered: &Bundle) -> Freshness {
+    let Some(held) = held else {
+        return Freshness::Advance;
+    };
+    let same_authorities = held.same_authorities(offered);
+    match (held.sequence_number(), offered.sequence_number()) {
+        (Some(held), Some(offered)) if offered < held => return Freshness::Stale { held, offered },
+        (Some(held), Some(offered)) if offered > held => return Freshness::Advance,
+        (Some(sequence_number), Some(_)) if !same_authorities => {
+            return Freshness::Conflict { sequence_number };
+        }
+        _ => {}
+    }
+    if same_authorities && held.refresh_hint() == offered.refresh_hint() {
+        Freshness::Same
+    } else {
+        Freshness::Advance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::TestAuthority;
+
+    fn hint(seconds: u64) -> Option<Duration> {
+        Some(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_lower_sequence_number_is_stale_whatever_it_holds() {
+        let authority = TestAuthority::new("a.test");
+        let held = authority.bundle_with(Some(7), None);
+        let offered = authority.bundle_with(Some(6), None);
+        assert_eq!(compare(Some(&held), &offered), Freshness::Stale { held: 7, offered: 6 });
+    }
+
+    #[test]
+    fn the_same_sequence_number_with_other_keys_is_a_conflict() {
+        let held = TestAuthority::new("a.test").bundle_with(Some(7), None);
+        let offered = TestAuthority::new("a.test").bundle_with(Some(7), None);
+        assert_eq!(compare(Some(&held), &offered), Freshness::Conflict { sequence_number: 7 });
+    }
+
+    #[test]
+    fn a_changed_refresh_hint_alone_is_no_conflict() {
+        let authority = TestAuthority::new("a.test");
+        let held = authority.bundle_with(Some(7), hint(300));
+        let offered = authority.bundle_with(Some(7), hint(60));
+        assert_eq!(compare(Some(&held), &offered), Freshness::Advance);
+    }
+
+    #[test]
+    fn a_higher_sequence_number_advances() {
+        let authority = TestAuthority::new("a.test");
+        let held = authority.bundle_with(Some(7), None);
+        assert_eq!(compare(Some(&held), &authority.bundle_with(Some(8), None)), Freshness::Advance);
+        assert_eq!(compare(None, &held), Freshness::Advance);
+    }
+
+    #[test]
+    fn without_two_numbers_contents_decide() {
+        let (authority, other) = (TestAuthority::new("a.test"), TestAuthority::new("a.test"));
+        for (held, offered) in [(None, None), (None, Some(7)), (Some(7), None), (Some(0), Some(0))] {
+            let held = authority.bundle_with(held, None);
+            assert_eq!(compare(Some(&held), &authority.bundle_with(offered, None)), Freshness::Same);
+            assert_eq!(compare(Some(&held), &other.bundle_with(offered, None)), Freshness::Advance);
+        }
+    }
+}
