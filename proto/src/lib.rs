@@ -7,7 +7,10 @@
 //! | [`workload`] | the SPIFFE Workload API |
 //! | [`link`] | ours: plugin and bundle endpoint |
 //! | [`helloworld`] | ours: the workloads |
+//!
+//! [`convert`] is the one place where bundle messages become an [`entente_bundle::Bundle`], and the other way round.
 
+pub mod convert;
 mod packages;
 mod secret;
 
