@@ -1,0 +1,324 @@
+//! One update of the Workload API, read into what TLS needs. Decides what is usable; keeps nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use entente_bundle::{Bundle, SpiffeId, TrustDomain, X509Authority, svid, tls};
+use entente_proto::workload::{X509svid, X509svidResponse};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::CertificateDer;
+use tracing::warn;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+use crate::UpdateError;
+
+/// Bundles by trust domain: the own one and the federated ones.
+pub(crate) type Bundles = BTreeMap<TrustDomain, Arc<Bundle>>;
+
+/// More authorities than any trust domain has; bounds what an update may cost.
+const AUTHORITIES_LIMIT: usize = 1024;
+
+/// What one update says: who we are, and whom we can verify.
+#[derive(Debug)]
+pub(crate) struct Material {
+    pub(crate) id: SpiffeId,
+    pub(crate) key: Arc<CertifiedKey>,
+    /// Unix seconds: when the first certificate of the chain ends.
+    pub(crate) expires_at: u64,
+    pub(crate) bundles: Bundles,
+}
+
+/// One SVID of an update.
+struct Svid {
+    id: SpiffeId,
+    key: Arc<CertifiedKey>,
+    expires_at: u64,
+}
+
+/// Reads an update. `held` supplies the bundle of a federated domain that is named but unreadable this time.
+/// `None`: the update is in order and holds no SVID at all, so nothing is issued to us.
+pub(crate) fn read(update: X509svidResponse, held: &Bundles) -> Result<Option<Material>, UpdateError> {
+    let mut identity = None;
+    let mut bundles = Bundles::new();
+    for (index, svid) in update.svids.into_iter().enumerate() {
+        let bundle = svid.bundle.clone();
+        let svid = read_svid(index, svid)?;
+        let trust_domain = svid.id.trust_domain().clone();
+        if !bundles.contains_key(&trust_domain) {
+            bundles.insert(trust_domain.clone(), Arc::new(own_bundle(trust_domain, &bundle)?));
+        }
+        // The first one is the default identity (WAPI X.509 profile, 5.2.1).
+        identity.get_or_insert(svid);
+    }
+    let Some(identity) = identity else { return Ok(None) };
+    add_federated(&mut bundles, update.federated_bundles, held);
+    let Svid { id, key, expires_at } = identity;
+    Ok(Some(Material { id, key, expires_at, bundles }))
+}
+
+fn read_svid(index: usize, svid: X509svid) -> Result<Svid, UpdateError> {
+    let pkcs8 = Zeroizing::new(svid.x509_svid_key);
+    for (field, empty) in [
+        ("spiffe_id", svid.spiffe_id.is_empty()),
+        ("x509_svid", svid.x509_svid.is_empty()),
+        ("x509_svid_key", pkcs8.is_empty()),
+        ("bundle", svid.bundle.is_empty()),
+    ] {
+        if empty {
+            return Err(UpdateError::MissingField { index, field });
+        }
+    }
+    // Splits the chain, and checks that each issuer in it is one.
+    let parsed = spiffe::X509Svid::parse_from_der(&svid.x509_svid, &pkcs8)
+        .map_err(|error| UpdateError::Svid { index, source: error.into() })?;
+    let chain: Vec<CertificateDer<'static>> =
+        parsed.cert_chain().iter().map(|certificate| certificate.as_bytes().to_vec().into()).collect();
+    let named = SpiffeId::new(&svid.spiffe_id).map_err(|source| UpdateError::Id { index, source })?;
+    let presented = svid::leaf_id(&CertificateDer::from(parsed.leaf().as_bytes()))
+        .map_err(|source| UpdateError::Leaf { index, source })?;
+    if named != presented {
+        return Err(UpdateError::OtherId { index, named, presented });
+    }
+    let expires_at =
+        soonest_end(&chain).map_err(|source| UpdateError::Svid { index, source: source.into() })?;
+    let key =
+        tls::certified_key(chain, pkcs8.to_vec()).map_err(|source| UpdateError::Key { index, source })?;
+    Ok(Svid { id: presented, key, expires_at })
+}
+
+/// A chain is of use until its first certificate ends.
+fn soonest_end(chain: &[CertificateDer<'_>]) -> Result<u64, x509_parser::error::X509Error> {
+    let mut soonest = u64::MAX;
+    for certificate in chain {
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| match error {
+            x509_parser::nom::Err::Error(error) | x509_parser::nom::Err::Failure(error) => error,
+            x509_parser::nom::Err::Incomplete(_) => x509_parser::error::X509Error::InvalidCertificate,
+        })?;
+        // A certificate that ended before 1970 has ended.
+        soonest = soonest.min(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0));
+    }
+    Ok(soonest)
+}
+
+fn own_bundle(trust_domain: TrustDomain, der: &[u8]) -> Result<Bundle, UpdateError> {
+    let authorities = read_authorities(&trust_domain, der).ok_or(UpdateError::Bundle)?;
+    if authorities.is_empty() {
+        return Err(UpdateError::NoAuthority);
+    }
+    Ok(Bundle::new(trust_domain, authorities, Vec::new(), None, None))
+}
+
+/// An empty federated bundle is taken as it is: it revokes every SVID of that domain (TDB 4.1.3).
+fn add_federated(
+    bundles: &mut Bundles,
+    federated: impl IntoIterator<Item = (String, Vec<u8>)>,
+    held: &Bundles,
+) {
+    for (name, der) in federated {
+        let trust_domain = match TrustDomain::from_name_or_id(&name) {
+            Ok(trust_domain) => trust_domain,
+            Err(error) => {
+                warn!(name, %error, "federated bundle skipped: its name is no trust domain");
+                continue;
+            }
+        };
+        if bundles.contains_key(&trust_domain) {
+            warn!(%trust_domain, "federated bundle skipped: the own bundle comes with the svid");
+            continue;
+        }
+        match read_authorities(&trust_domain, &der) {
+            Some(authorities) => {
+                let bundle = Bundle::new(trust_domain.clone(), authorities, Vec::new(), None, None);
+                bundles.insert(trust_domain, Arc::new(bundle));
+            }
+            None => {
+                warn!(%trust_domain, "federated bundle is unreadable, the held one stays");
+                if let Some(bundle) = held.get(&trust_domain) {
+                    bundles.insert(trust_domain, bundle.clone());
+                }
+            }
+        }
+    }
+}
+
+/// `None` when the bytes are not certificates one after the other. A certificate that may be no authority is left out.
+fn read_authorities(trust_domain: &TrustDomain, der: &[u8]) -> Option<Vec<X509Authority>> {
+    let mut authorities = Vec::new();
+    for certificate in split(der)? {
+        match X509Authority::from_der(certificate, false) {
+            Ok(authority) => authorities.push(authority),
+            Err(error) => warn!(%trust_domain, %error, "authority skipped"),
+        }
+    }
+    Some(authorities)
+}
+
+/// Splits DER sequences that stand one after the other, without looking into them.
+fn split(mut der: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut parts = Vec::new();
+    while !der.is_empty() {
+        let (part, rest) = der.split_at_checked(sequence_length(der)?)?;
+        parts.push(part);
+        der = rest;
+        if parts.len() > AUTHORITIES_LIMIT {
+            return None;
+        }
+    }
+    Some(parts)
+}
+
+/// The length of the DER sequence that `der` starts with, its header included.
+fn sequence_length(der: &[u8]) -> Option<usize> {
+    let (&[0x30, first], rest) = der.split_first_chunk()? else { return None };
+    if first < 0x80 {
+        return Some(2 + usize::from(first));
+    }
+    let count = usize::from(first & 0x7f);
+    if !(1..=4).contains(&count) {
+        return None;
+    }
+    let length = rest.get(..count)?.iter().fold(0, |length, &byte| length * 256 + usize::from(byte));
+    length.checked_add(2 + count)
+}
+
+#[cfg(test)]
+mod tests {
+    use entente_bundle::testing::TestAuthority;
+
+    use super::*;
+    use crate::testing::Update;
+
+    fn held() -> Bundles {
+        Bundles::new()
+    }
+
+    fn good() -> (TestAuthority, Update) {
+        let authority = TestAuthority::new("a.test");
+        let update = Update::new(&authority.svid("/web").build(), &authority.bundle());
+        (authority, update)
+    }
+
+    #[test]
+    fn a_key_that_belongs_to_another_leaf_is_refused() {
+        let (authority, update) = good();
+        let mut response = update.into_response();
+        response.svids[0].x509_svid_key = authority.svid("/web").build().pkcs8.clone();
+        assert!(matches!(read(response, &held()), Err(UpdateError::Key { index: 0, .. })));
+    }
+
+    #[test]
+    fn an_id_that_the_leaf_does_not_carry_is_refused() {
+        let mut response = good().1.into_response();
+        response.svids[0].spiffe_id = "spiffe://a.test/db".into();
+        assert!(matches!(read(response, &held()), Err(UpdateError::OtherId { index: 0, .. })));
+    }
+
+    #[test]
+    fn each_empty_mandatory_field_is_named() {
+        type Empty = fn(&mut X509svid);
+        let cases: [(&str, Empty); 4] = [
+            ("spiffe_id", |svid| svid.spiffe_id.clear()),
+            ("x509_svid", |svid| svid.x509_svid.clear()),
+            ("x509_svid_key", |svid| svid.x509_svid_key.clear()),
+            ("bundle", |svid| svid.bundle.clear()),
+        ];
+        for (name, empty) in cases {
+            let mut response = good().1.into_response();
+            empty(&mut response.svids[0]);
+            let refusal = read(response, &held()).unwrap_err();
+            assert!(
+                matches!(refusal, UpdateError::MissingField { field, .. } if field == name),
+                "{refusal:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_own_bundle_without_an_authority_is_refused() {
+        let (authority, update) = good();
+        let leaf = authority.svid("/web").build().chain[0].to_vec();
+        let mut response = update.into_response();
+        response.svids[0].bundle = leaf;
+        assert!(matches!(read(response, &held()), Err(UpdateError::NoAuthority)));
+    }
+
+    #[test]
+    fn an_own_bundle_that_is_cut_off_is_refused() {
+        let mut response = good().1.into_response();
+        response.svids[0].bundle.pop();
+        assert!(matches!(read(response, &held()), Err(UpdateError::Bundle)));
+    }
+
+    #[test]
+    fn an_update_without_an_svid_says_that_nothing_is_issued() {
+        assert!(read(X509svidResponse::default(), &held()).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_first_svid_is_the_identity() {
+        let (authority, update) = good();
+        let update = update.with_svid(&authority.svid("/db").build(), &authority.bundle());
+        let material = read(update.into_response(), &held()).unwrap().unwrap();
+        assert_eq!(material.id.to_string(), "spiffe://a.test/web");
+    }
+
+    #[test]
+    fn a_federated_entry_never_replaces_the_own_bundle() {
+        let impostor = TestAuthority::new("a.test");
+        let (authority, update) = good();
+        let update = update.with_federated(&impostor.bundle());
+        let material = read(update.into_response(), &held()).unwrap().unwrap();
+        let own = &material.bundles[&TrustDomain::new("a.test").unwrap()];
+        assert!(own.same_authorities(&authority.bundle()));
+    }
+
+    #[test]
+    fn an_unreadable_federated_bundle_leaves_the_held_one() {
+        let foreign = TestAuthority::new("b.test").bundle();
+        let trust_domain = foreign.trust_domain().clone();
+        let before = Bundles::from([(trust_domain.clone(), Arc::new(foreign))]);
+        let mut response = good().1.into_response();
+        response.federated_bundles.insert("spiffe://b.test".into(), b"garbage".to_vec());
+        let material = read(response, &before).unwrap().unwrap();
+        assert_eq!(material.bundles.get(&trust_domain), before.get(&trust_domain));
+    }
+
+    #[test]
+    fn an_empty_federated_bundle_is_news_and_not_a_failure() {
+        let foreign = TestAuthority::new("b.test").bundle();
+        let trust_domain = foreign.trust_domain().clone();
+        let before = Bundles::from([(trust_domain.clone(), Arc::new(foreign))]);
+        let mut response = good().1.into_response();
+        response.federated_bundles.insert("spiffe://b.test".into(), Vec::new());
+        let material = read(response, &before).unwrap().unwrap();
+        assert!(material.bundles[&trust_domain].is_empty());
+    }
+
+    #[test]
+    fn an_authority_that_may_not_be_one_is_left_out_alone() {
+        let foreign = TestAuthority::new("b.test");
+        let mut der = foreign.svid("/web").build().chain[0].to_vec();
+        der.extend_from_slice(&foreign.certificate());
+        let mut response = good().1.into_response();
+        response.federated_bundles.insert("spiffe://b.test".into(), der);
+        let material = read(response, &held()).unwrap().unwrap();
+        let bundle = &material.bundles[&TrustDomain::new("b.test").unwrap()];
+        assert!(bundle.same_authorities(&foreign.bundle()));
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_no_certificates() {
+        for der in [
+            &[0x30][..],
+            &[0x30, 5, 0],
+            &[0x31, 0],
+            &[0x30, 0x80],
+            &[0x30, 0x85, 0, 0, 0, 0, 1],
+            &[0x30, 0x84, 1],
+        ] {
+            assert_eq!(split(der), None, "{der:?}");
+        }
+        assert_eq!(split(&[0x30, 0, 0x30, 1, 7]), Some(vec![&[0x30, 0][..], &[0x30, 1, 7]]));
+    }
+}
