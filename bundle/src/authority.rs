@@ -9,6 +9,7 @@ use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use crate::certificate::{self, CertificateFacts};
 use crate::public_key::{KeyError, PublicKey};
+use crate::text::hex;
 
 /// One CA certificate of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub enum AuthorityError {
     #[error("jwt authority has an empty key id")]
     EmptyKeyId,
     /// A public key that no SVID can be verified with.
-    #[error("authority has an unusable public key")]
+    #[error(transparent)]
     Key(#[from] KeyError),
     /// CA is not set in the basic constraints (X509-SVID 4.1, 6.2).
     #[error("certificate is not a ca, so it cannot be an authority")]
@@ -195,6 +196,88 @@ fn trust_anchor(der: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, A
     roots.roots.pop().ok_or(refused)
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{KeyKind, TestAuthority, from_now};
+
+    fn refusal(authority: &TestAuthority) -> AuthorityError {
+        X509Authority::from_der(authority.root(), false).unwrap_err()
+    }
+
+    #[test]
+    fn what_may_not_sign_certificates_is_no_authority() {
+        assert_eq!(refusal(&TestAuthority::builder("a.test").not_a_ca().build()), AuthorityError::NotCa);
+        let no_sign = TestAuthority::builder("a.test").without_cert_sign().build();
+        assert_eq!(refusal(&no_sign), AuthorityError::NotCertSign);
+        let leaf = TestAuthority::new("a.test").svid("/web").build();
+        assert_eq!(X509Authority::from_der(leaf.leaf(), false), Err(AuthorityError::NotCa));
+    }
+
+    #[test]
+    fn an_authority_is_exactly_one_certificate() {
+        let der = TestAuthority::new("a.test").root().to_vec();
+        let two = [der.as_slice(), &der].concat();
+        let refused = AuthorityError::TrailingBytes { count: der.len() };
+        assert_eq!(X509Authority::from_der(&two, false), Err(refused));
+        for cut in 0..der.len() {
+            assert!(X509Authority::from_der(&der[..cut], false).is_err());
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_never_panics() {
+        let der = TestAuthority::new("a.test").root().to_vec();
+        for at in 0..der.len() {
+            for byte in [0, 0xff, der[at] ^ 1, der[at] ^ 0x80] {
+                let mut changed = der.clone();
+                changed[at] = byte;
+                let _ = X509Authority::from_der(&changed, false);
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_of_key_makes_an_authority() {
+        for kind in KeyKind::ALL {
+            let authority = TestAuthority::builder("a.test").with_key(kind).build().x509_authority();
+            assert!(authority.is_valid_at(from_now(0)));
+        }
+    }
+
+    #[test]
+    fn an_authority_without_key_usage_is_taken() {
+        let authority = TestAuthority::builder("a.test").without_key_usage().build();
+        assert!(X509Authority::from_der(authority.root(), false).is_ok());
+    }
+
+    #[test]
+    fn validity_starts_with_not_before_and_ends_with_not_after() {
+        let authority = TestAuthority::new("a.test").x509_authority();
+        let at = |second| UnixTime::since_unix_epoch(std::time::Duration::from_secs(second));
+        let (start, end) = (authority.not_before(), authority.not_after());
+        assert!(!authority.is_valid_at(at(start - 1)) && authority.is_valid_at(at(start)));
+        assert!(authority.is_valid_at(at(end - 1)) && !authority.is_valid_at(at(end)));
+        assert!(authority.is_expired(at(end)) && !authority.is_expired(at(start - 1)));
+    }
+
+    #[test]
+    fn ids_of_an_authority_are_lower_case_hex() {
+        let authority = TestAuthority::new("a.test").x509_authority();
+        let is_hex = |text: &str| text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'));
+        assert_eq!(authority.fingerprint().len(), 64);
+        let key_id = authority.subject_key_id().unwrap();
+        assert!(is_hex(&authority.fingerprint()) && is_hex(&key_id) && key_id.len() == 40);
+    }
+
+    #[test]
+    fn a_jwt_authority_needs_a_key_id_and_a_good_key() {
+        let spki = KeyKind::P256.generate_spki();
+        assert_eq!(JwtAuthority::from_spki("", &spki, None, false), Err(AuthorityError::EmptyKeyId));
+        let malformed = Err(AuthorityError::Key(KeyError::Malformed));
+        assert_eq!(JwtAuthority::from_spki("k", b"not a key", None, false), malformed);
+        let authority = JwtAuthority::from_spki("k", &spki, Some(9), true).unwrap();
+        assert_eq!((authority.key_id(), authority.spki()), ("k", spki.as_slice()));
+        assert_eq!((authority.expires_at(), authority.is_tainted()), (Some(9), true));
+    }
 }

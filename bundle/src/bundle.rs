@@ -156,3 +156,114 @@ fn add(hash: &mut Sha256, bytes: &[u8]) {
     hash.update((bytes.len() as u64).to_be_bytes());
     hash.update(bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{KeyKind, TestAuthority, TestJwtKey};
+
+    fn bundle(x509: Vec<X509Authority>, jwt: Vec<JwtAuthority>) -> Bundle {
+        Bundle::new(TrustDomain::new("a.test").unwrap(), x509, jwt, Some(7), Some(Duration::from_secs(300)))
+    }
+
+    fn authority(not_before: i64) -> X509Authority {
+        TestAuthority::builder("a.test").with_lifetime(not_before, 3600).build().x509_authority()
+    }
+
+    fn key(key_id: &str) -> JwtAuthority {
+        TestJwtKey::new(key_id, KeyKind::P256).authority
+    }
+
+    #[test]
+    fn order_and_repeats_of_the_source_do_not_matter() {
+        let (early, late) = (authority(-200), authority(-100));
+        let (a, b) = (key("a"), key("b"));
+        let one = bundle(vec![early.clone(), late.clone()], vec![a.clone(), b.clone()]);
+        let other = bundle(vec![late.clone(), early.clone(), late.clone()], vec![b.clone(), a.clone(), b]);
+        assert_eq!(one, other);
+        assert_eq!(one.x509_authorities(), [early, late]);
+        assert_eq!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn of_a_repeated_key_id_the_last_wins_and_a_taint_is_not_lost() {
+        let (first, last) = (key("a"), key("a"));
+        assert_eq!(bundle(vec![], vec![first, last.clone()]).jwt_authorities(), [last]);
+        let plain = authority(-100);
+        let tainted = X509Authority::from_der(plain.der(), true).unwrap();
+        for order in [vec![plain.clone(), tainted.clone()], vec![tainted, plain]] {
+            let held = bundle(order, vec![]);
+            assert_eq!(
+                held.x509_authorities().iter().map(X509Authority::is_tainted).collect::<Vec<_>>(),
+                [true]
+            );
+        }
+    }
+
+    #[test]
+    fn a_digest_changes_with_everything_that_is_served_and_with_nothing_else() {
+        let (x509, jwt) = (authority(-100), key("a"));
+        let base = bundle(vec![x509.clone()], vec![jwt.clone()]);
+        let domain = TrustDomain::new("b.test").unwrap();
+        let hint = base.refresh_hint();
+        let others = [
+            Bundle::new(domain, vec![x509.clone()], vec![jwt.clone()], Some(7), hint),
+            bundle(vec![authority(-100)], vec![jwt.clone()]),
+            bundle(vec![], vec![jwt.clone()]),
+            bundle(vec![x509.clone()], vec![]),
+            bundle(vec![x509.clone()], vec![key("a")]),
+            bundle(vec![x509.clone()], vec![JwtAuthority::from_spki("b", jwt.spki(), None, false).unwrap()]),
+            base.clone().with_sequence_number(Some(8)),
+            base.clone().with_sequence_number(None),
+            base.clone().with_refresh_hint(None),
+        ];
+        let digests: BTreeSet<_> = others.iter().chain([&base]).map(Bundle::digest).collect();
+        assert_eq!(digests.len(), others.len() + 1);
+        let tainted = X509Authority::from_der(x509.der(), true).unwrap();
+        let ending = JwtAuthority::from_spki("a", jwt.spki(), Some(99), true).unwrap();
+        let marked = bundle(vec![tainted], vec![ending]);
+        assert_eq!(marked.digest(), base.digest());
+        assert!(marked.same_authorities(&base));
+    }
+
+    #[test]
+    fn same_authorities_means_the_same_keys_and_nothing_more() {
+        let (x509, jwt) = (authority(-100), key("a"));
+        let base = bundle(vec![x509.clone()], vec![jwt.clone()]);
+        assert!(base.same_authorities(&base.clone().with_sequence_number(None).with_refresh_hint(None)));
+        assert!(!base.same_authorities(&bundle(vec![x509.clone()], vec![])));
+        assert!(!base.same_authorities(&bundle(vec![], vec![jwt.clone()])));
+        assert!(!base.same_authorities(&bundle(vec![x509], vec![key("a")])));
+        assert!(!base.same_authorities(&bundle(vec![authority(-100)], vec![jwt])));
+    }
+
+    #[test]
+    fn only_the_loss_of_every_held_x509_authority_drops_everything() {
+        let (one, two) = (authority(-200), authority(-100));
+        let held = bundle(vec![one.clone(), two.clone()], vec![]);
+        assert!(bundle(vec![], vec![key("a")]).drops_every_authority_of(&held));
+        assert!(bundle(vec![authority(-50)], vec![]).drops_every_authority_of(&held));
+        assert!(!bundle(vec![two, authority(-50)], vec![]).drops_every_authority_of(&held));
+        assert!(!bundle(vec![], vec![]).drops_every_authority_of(&bundle(vec![], vec![key("a")])));
+    }
+
+    #[test]
+    fn zero_counts_as_unknown_and_a_hint_is_whole_seconds() {
+        let empty = bundle(vec![], vec![]).with_sequence_number(Some(0));
+        assert_eq!(empty.sequence_number(), None);
+        let hint = |hint| empty.clone().with_refresh_hint(Some(hint)).refresh_hint();
+        assert_eq!(hint(Duration::from_millis(999)), None);
+        assert_eq!(hint(Duration::from_millis(1999)), Some(Duration::from_secs(1)));
+        assert_eq!(hint(Duration::MAX), Some(MAX_REFRESH_HINT));
+    }
+
+    #[test]
+    fn the_soonest_expiry_looks_at_every_kind_of_authority() {
+        let x509 = authority(-100);
+        let not_after = x509.not_after();
+        let ending = |at| JwtAuthority::from_spki("k", key("k").spki(), at, false).unwrap();
+        assert_eq!(bundle(vec![], vec![ending(None)]).soonest_expiry(), None);
+        assert_eq!(bundle(vec![x509.clone()], vec![ending(None)]).soonest_expiry(), Some(not_after));
+        assert_eq!(bundle(vec![x509], vec![ending(Some(5))]).soonest_expiry(), Some(5));
+    }
+}

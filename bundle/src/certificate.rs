@@ -66,7 +66,7 @@ impl CertificateFacts {
                 let roles = TlsRoles { server: usage.server_auth, client: usage.client_auth };
                 self.extended_key_usage = Some(roles);
             }
-            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(usage.clone()),
+            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(*usage),
             ParsedExtension::SubjectAlternativeName(names) => {
                 for name in &names.general_names {
                     self.take_name(name)?;

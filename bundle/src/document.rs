@@ -11,7 +11,8 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use self::element::Element;
 pub use self::element::ElementError;
-use self::json::{Name, Reading, Shallow, ShallowSeed, shortened};
+use self::json::{Name, Reading, Shallow, ShallowSeed};
+use crate::text::shortened;
 use crate::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 
 mod element;
@@ -70,12 +71,12 @@ pub enum DocumentError {
         index: Option<usize>,
     },
     /// An element that claims to be an authority and is none that may be held.
-    #[error("element {index} of keys is unusable")]
+    #[error("element {index} of keys is unusable: {reason}")]
     Element {
         /// Position in `keys`.
         index: usize,
-        /// What is wrong with it.
-        source: ElementError,
+        /// What is wrong with it; told in the text, so that a log line needs no chain.
+        reason: ElementError,
     },
     /// No bytes.
     #[error("document is empty")]
@@ -247,7 +248,7 @@ impl<'de> Visitor<'de> for TopSeed<'_> {
         reading.check_depth(1)?;
         let mut seen = BTreeSet::new();
         while let Some(Name(name)) = members.next_key()? {
-            reading.check_name(&mut seen, &name)?;
+            reading.check_name(&mut seen, name.clone())?;
             if name == "keys" {
                 contents.keys_seen = true;
                 members.next_value_seed(KeysSeed { reading, limits, contents: &mut *contents })?;
@@ -298,7 +299,7 @@ impl<'de> Visitor<'de> for KeysSeed<'_> {
                 return Err(reading.refuse(DocumentError::TooManyKeys { limit: limits.max_keys }));
             }
             let taken = contents.take_element(index, &value);
-            or_refuse(reading, taken.map_err(|source| DocumentError::Element { index, source }))?;
+            or_refuse(reading, taken.map_err(|reason| DocumentError::Element { index, reason }))?;
         }
         reading.enter_element(None);
         Ok(())

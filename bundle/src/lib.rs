@@ -15,6 +15,7 @@ pub mod source;
 pub mod svid;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod text;
 pub mod tls;
 
 pub use authority::{AuthorityError, JwtAuthority, X509Authority};

@@ -12,18 +12,19 @@ use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::certificate::{CertificateFacts, Malformed};
+use crate::text::shortened;
 use crate::{Authorizer, Bundle, BundleSource, IdError, SpiffeId, TrustDomain};
 
 /// Why a peer's X509-SVID was refused. Every variant names the presented ID where there is one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SvidError {
     /// The one URI is no SPIFFE ID (X509-SVID 2).
-    #[error("leaf certificate names {uri:?}, which is no spiffe id")]
+    #[error("leaf certificate names {uri:?}, which is no spiffe id: {problem}")]
     BadId {
-        /// What the leaf says.
+        /// What the leaf says, shortened.
         uri: String,
         /// What is wrong with it.
-        source: IdError,
+        problem: IdError,
     },
     /// The chain does not verify for a reason with no variant of its own.
     #[error("certificate chain of presented id {presented} does not verify: {detail}")]
@@ -252,7 +253,8 @@ fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(SpiffeId, CertificateFacts), 
     let [uri] = facts.uris.as_slice() else {
         return Err(SvidError::UriCount { count: facts.uris.len() });
     };
-    let presented = SpiffeId::new(uri).map_err(|source| SvidError::BadId { uri: uri.clone(), source })?;
+    let presented =
+        SpiffeId::new(uri).map_err(|problem| SvidError::BadId { uri: shortened(uri), problem })?;
     check_leaf(&presented, &facts)?;
     Ok((presented, facts))
 }

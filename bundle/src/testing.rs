@@ -144,3 +144,6 @@ fn ip(address: IpAddr) -> SanType {
 fn minted<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
     result.expect("test material can be minted")
 }
+
+#[cfg(test)]
+mod tests;

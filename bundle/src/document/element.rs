@@ -34,7 +34,7 @@ pub enum ElementError {
     /// The `x5c` value is not base64 (the standard alphabet, padded).
     #[error("x5c is not base64 in the standard alphabet")]
     CertificateText,
-    /// `kid` of an earlier element again (TDB 4.2.3 wants it unique).
+    /// `kid` of an earlier element again (a key id picks one key).
     #[error("key id {key_id:?} was used by an earlier element")]
     DuplicateKeyId {
         /// Shortened.
@@ -49,7 +49,7 @@ pub enum ElementError {
         /// Which.
         name: &'static str,
     },
-    /// A `jwt-svid` element without a `kid` (JWT-SVID 6.2).
+    /// A `jwt-svid` element without a `kid` (JWT-SVID 6).
     #[error("a jwt-svid element needs a key id as text")]
     MissingKeyId,
     /// A private key, which no bundle may hold.

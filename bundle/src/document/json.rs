@@ -11,6 +11,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::DocumentError;
+use crate::text::shortened;
 
 /// As much of a value as anyone here asks for.
 #[derive(Debug, PartialEq)]
@@ -18,9 +19,9 @@ pub(super) enum Shallow<'de> {
     /// A whole number, written without point and exponent.
     Integer(i128),
     /// An array: its first item.
-    List(Option<Box<Shallow<'de>>>),
+    List(Option<Box<Self>>),
     /// An object: the members that were asked for.
-    Members(Vec<(&'static str, Shallow<'de>)>),
+    Members(Vec<(&'static str, Self)>),
     /// Null, true, false, another number.
     Other,
     /// A string.
@@ -67,19 +68,15 @@ impl Reading {
     pub(super) fn check_name<'de, E: Error>(
         &self,
         seen: &mut BTreeSet<Cow<'de, str>>,
-        name: &Cow<'de, str>,
+        name: Cow<'de, str>,
     ) -> Result<(), E> {
-        if seen.insert(name.clone()) {
+        if !seen.contains(&name) {
+            seen.insert(name);
             return Ok(());
         }
-        let (name, index) = (shortened(name), self.within.get());
+        let (name, index) = (shortened(&name), self.within.get());
         Err(self.refuse(DocumentError::DuplicateMember { name, index }))
     }
-}
-
-/// Text of a stranger, cut to what a log line can take.
-pub(super) fn shortened(text: &str) -> String {
-    text.chars().take(64).collect()
 }
 
 /// Reads any one value. `depth` is the depth that the value has if it is an array or object; the outermost has 1.
@@ -152,7 +149,7 @@ impl<'de> Visitor<'de> for ShallowSeed<'_> {
         self.reading.check_depth(self.depth)?;
         let (mut seen, mut kept) = (BTreeSet::new(), Vec::new());
         while let Some(Name(name)) = members.next_key()? {
-            self.reading.check_name(&mut seen, &name)?;
+            self.reading.check_name(&mut seen, name.clone())?;
             let value = members.next_value_seed(Self::new(self.reading, self.depth + 1))?;
             if let Some(name) = self.keep.iter().find(|kept| **kept == name) {
                 kept.push((*name, value));

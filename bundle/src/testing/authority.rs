@@ -1,6 +1,7 @@
 //! TestAuthority: a CA of one trust domain, self-signed or below another one.
 
 use std::fmt;
+use std::slice;
 use std::time::Duration;
 
 use base64::Engine;
@@ -118,7 +119,7 @@ impl TestAuthority {
         };
         let (chain, root) = match rest.split_last() {
             None => (Vec::new(), certificate),
-            Some((root, between)) => ([&[certificate.clone()], between].concat(), root),
+            Some((root, between)) => ([slice::from_ref(certificate), between].concat(), root),
         };
         Ok(Self {
             trust_domain: trust_domain_of(certificate).ok_or(TestingError::NoCertificate)?,
@@ -236,7 +237,7 @@ impl<'a> AuthorityBuilder<'a> {
         let certificate = certificate.der().clone();
         let (chain, root) = match self.parent {
             None => (Vec::new(), certificate.clone()),
-            Some(parent) => ([&[certificate.clone()], parent.chain()].concat(), parent.root.clone()),
+            Some(parent) => ([slice::from_ref(&certificate), parent.chain()].concat(), parent.root.clone()),
         };
         let issuer = Issuer::new(params, key);
         TestAuthority { trust_domain: self.trust_domain, certificate, chain, root, issuer }

@@ -216,7 +216,8 @@ impl<'a> SvidBuilder<'a> {
         self.sign(&SubjectPublicKeyInfo::from_der(spki)?)
     }
 
-    /// Signs it for the key of a signing request (DER); whatever else the request asks for is ignored.
+    /// Signs it for the key of a signing request (DER); whatever else the request asks for is ignored. The library
+    /// cannot check requests signed with P-521.
     pub fn build_for_csr(self, csr: &[u8]) -> Result<Vec<CertificateDer<'static>>, TestingError> {
         let request = CertificateSigningRequestParams::from_der(&csr.into())?;
         self.sign(&request.public_key)
