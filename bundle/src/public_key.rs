@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
+use aws_lc_rs::signature::{self, ParsedPublicKey};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
     OID_SIG_ED25519, Oid,
@@ -93,12 +93,12 @@ impl Curve {
         }
     }
 
-    // Any algorithm over the curve will do: only the parsing of the key is wanted, which checks the point.
-    fn any_algorithm(self) -> &'static dyn VerificationAlgorithm {
+    // For the larger curves any algorithm over the curve will do: only the parsing of the key is wanted, which checks the point.
+    fn contains(self, point: &[u8]) -> bool {
         match self {
-            Self::P256 => &signature::ECDSA_P256_SHA256_ASN1,
-            Self::P384 => &signature::ECDSA_P384_SHA384_ASN1,
-            Self::P521 => &signature::ECDSA_P521_SHA512_ASN1,
+            Self::P256 => p256::PublicKey::from_sec1_bytes(point).is_ok(),
+            Self::P384 => ParsedPublicKey::new(&signature::ECDSA_P384_SHA384_ASN1, point).is_ok(),
+            Self::P521 => ParsedPublicKey::new(&signature::ECDSA_P521_SHA512_ASN1, point).is_ok(),
         }
     }
 }
@@ -120,8 +120,9 @@ impl PublicKey {
         for coordinate in [x, y] {
             check_length(curve.name(), curve.coordinate_bytes(), coordinate)?;
         }
-        ParsedPublicKey::new(curve.any_algorithm(), sec1_point(x, y))
-            .map_err(|_| KeyError::NotOnCurve { curve: curve.name() })?;
+        if !curve.contains(&sec1_point(x, y)) {
+            return Err(KeyError::NotOnCurve { curve: curve.name() });
+        }
         Ok(Self::Ec { curve, x: x.to_vec(), y: y.to_vec() })
     }
 
