@@ -1,0 +1,399 @@
+//! One trust domain: SPIRE Server with our plugin, agent, bundle endpoint, and the calls that start, kill and ask them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use entente_bundle::{Bundle, SpiffeId, TrustDomain};
+use rustix::process::Signal;
+use tokio::net::UnixStream;
+
+use crate::checks::{ensure, eventually, see};
+use crate::endpoint_status::EndpointStatus;
+use crate::http::{self, Request, Trust};
+use crate::layout::{Home, InventoryOfDomain, InventoryOfProcess, write};
+use crate::ports::{self, loopback};
+use crate::process::{self, Launch, Process};
+use crate::products::Products;
+use crate::server_api::ServerApi;
+use crate::spire::{ServerSpec, Spire};
+use crate::web_certificate::WebCertificate;
+
+/// A slow machine builds while it runs us.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// What plugin and endpoint agree on in the lab: short, so that things move while one watches.
+const REFRESH_HINT: &str = "4s";
+
+/// Programs that every domain of a lab shares.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// The programs under test.
+    pub products: Arc<Products>,
+    /// The SPIRE they run with.
+    pub spire: Arc<Spire>,
+}
+
+/// One `federates_with` block of the plugin's configuration.
+#[derive(Clone, Debug)]
+pub struct FederatesWith {
+    /// The foreign trust domain.
+    pub trust_domain: TrustDomain,
+    /// Its bundle endpoint.
+    pub url: String,
+    /// What that endpoint presents.
+    pub endpoint_spiffe_id: SpiffeId,
+    /// File with its bundle to begin with.
+    pub bootstrap_bundle: PathBuf,
+}
+
+/// A running trust domain. Dropping it kills its processes.
+#[derive(Debug)]
+pub struct Domain {
+    trust_domain: TrustDomain,
+    home: Home,
+    api: ServerApi,
+    means: Means,
+    spec: ServerSpec,
+    web: WebCertificate,
+    spiffe_port: u16,
+    web_port: u16,
+    admin_port: u16,
+    federates_with: Vec<FederatesWith>,
+    agent_was_in: bool,
+    server: Option<Process>,
+    agent: Option<Process>,
+    endpoint: Option<Process>,
+}
+
+impl Domain {
+    /// Makes folder, ports and certificates; starts nothing.
+    pub fn create(lab: &Path, name: &str, means: &Means) -> anyhow::Result<Self> {
+        let plugin = Some(means.products.plugin());
+        Self::with_spec(lab, name, means, |spec| spec.plugin = plugin)
+    }
+    /// A domain without anything of ours: SPIRE's own bundle endpoint serves instead.
+    pub fn create_stock(
+        lab: &Path,
+        name: &str,
+        means: &Means,
+        refresh_hint_seconds: u64,
+    ) -> anyhow::Result<Self> {
+        let port = ports::free()?;
+        let mut domain = Self::with_spec(lab, name, means, |spec| {
+            spec.bundle_endpoint = Some((port, refresh_hint_seconds))
+        })?;
+        domain.spiffe_port = port;
+        Ok(domain)
+    }
+
+    fn with_spec(
+        lab: &Path,
+        name: &str,
+        means: &Means,
+        change: impl FnOnce(&mut ServerSpec),
+    ) -> anyhow::Result<Self> {
+        let trust_domain = TrustDomain::new(name)?;
+        let home = Home::create(lab, &trust_domain)?;
+        let mut spec = ServerSpec {
+            trust_domain: trust_domain.clone(),
+            port: ports::free()?,
+            plugin: None,
+            bundle_endpoint: None,
+        };
+        change(&mut spec);
+        Ok(Self {
+            api: ServerApi::at(&home.api_socket())?,
+            web: WebCertificate::create(&home)?,
+            means: means.clone(),
+            spec,
+            spiffe_port: ports::free()?,
+            web_port: ports::free()?,
+            admin_port: ports::free()?,
+            federates_with: Vec::new(),
+            agent_was_in: false,
+            server: None,
+            agent: None,
+            endpoint: None,
+            trust_domain,
+            home,
+        })
+    }
+
+    /// Its name.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+    /// Its folder.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+    /// Its SPIRE Server's API.
+    pub fn api(&self) -> &ServerApi {
+        &self.api
+    }
+    /// Its web identity.
+    pub fn web(&self) -> &WebCertificate {
+        &self.web
+    }
+    /// The ID of its agent, parent of all entries.
+    pub fn node_id(&self) -> anyhow::Result<SpiffeId> {
+        Ok(SpiffeId::new(&format!("spiffe://{}/lab/node", self.trust_domain))?)
+    }
+    /// Where the bundle endpoint serves `https_spiffe`.
+    pub fn spiffe_address(&self) -> SocketAddr {
+        loopback(self.spiffe_port)
+    }
+    /// `https://127.0.0.1:PORT/`, profile `https_spiffe`.
+    pub fn spiffe_url(&self) -> String {
+        format!("https://127.0.0.1:{}/", self.spiffe_port)
+    }
+    /// `https://127.0.0.1:PORT/`, profile `https_web`.
+    pub fn web_url(&self) -> String {
+        format!("https://127.0.0.1:{}/", self.web_port)
+    }
+    /// `http://127.0.0.1:PORT`
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin_port)
+    }
+    /// As workloads want it.
+    pub fn workload_api(&self) -> String {
+        format!("unix://{}", self.home.agent_socket().display())
+    }
+
+    /// Starts SPIRE Server with what `entente.hcl` says, and waits until it answers with its bundle.
+    pub async fn start_server(&mut self) -> anyhow::Result<Bundle> {
+        if self.spec.plugin.is_some() {
+            self.write_plugin_data()?;
+        }
+        self.server = Some(self.means.spire.start_server(&self.home, &self.spec)?);
+        let (api, server) = (&self.api, self.server()?);
+        let what = format!("SPIRE Server of {} answers", self.trust_domain);
+        let bundle = eventually(&what, START_DEADLINE, async || {
+            server.check_alive()?;
+            api.bundle().await
+        });
+        bundle.await.map_err(|error| see(error, &self.home.server_log()))
+    }
+    /// Starts the agent and waits until its Workload API listens. The first time it is let in by a join token.
+    pub async fn start_agent(&mut self) -> anyhow::Result<()> {
+        let token = if self.agent_was_in {
+            None
+        } else {
+            write(&self.home.file("agent-bootstrap.pem"), pem(&self.api.bundle().await?))?;
+            Some(self.api.join_token(&self.node_id()?).await?)
+        };
+        self.agent = Some(self.means.spire.start_agent(&self.home, &self.spec, token.as_deref())?);
+        let agent = self.agent.as_ref().context("the agent was just started")?;
+        let socket = self.home.agent_socket();
+        let what = format!("Workload API of {} listens", self.trust_domain);
+        let listens = eventually(&what, START_DEADLINE, async || {
+            agent.check_alive()?;
+            UnixStream::connect(&socket)
+                .await
+                .with_context(|| format!("cannot connect to {}", socket.display()))
+        });
+        listens.await.map_err(|error| see(error, &self.home.agent_log()))?;
+        self.agent_was_in = true;
+        Ok(())
+    }
+    /// Starts the bundle endpoint; whether it is ready is another question.
+    pub fn start_endpoint(&mut self) -> anyhow::Result<()> {
+        write(&self.home.endpoint_conf(), self.endpoint_conf())?;
+        let program = self.means.products.bundle_endpoint();
+        let launch =
+            Launch::new(format!("bundle-endpoint {}", self.trust_domain), program, self.home.endpoint_log())
+                .args(["serve", "--config", &self.home.endpoint_conf().display().to_string()])
+                .env("RUST_LOG", "debug,h2=info,hyper=info,hyper_util=info,tower=info,rustls=info");
+        self.endpoint = Some(launch.start()?);
+        Ok(())
+    }
+    /// Waits until the endpoint says `/ready` and at least one plugin is linked.
+    pub async fn wait_until_ready(&self, deadline: Duration) -> anyhow::Result<EndpointStatus> {
+        let what = format!("bundle endpoint of {} is ready and linked", self.trust_domain);
+        let ready = eventually(&what, deadline, async || {
+            self.endpoint()?.check_alive()?;
+            let reply =
+                http::ask(&Request::get(&format!("{}/ready", self.admin_url()), Trust::Default)).await?;
+            ensure(reply.status == 200, || format!("/ready says {}: {}", reply.status, reply.text().trim()))?;
+            let status = self.status().await?;
+            ensure(status.links() > 0, || "no plugin is linked".to_owned())?;
+            Ok(status)
+        });
+        ready.await.map_err(|error| see(error, &self.home.endpoint_log()))
+    }
+    /// What the endpoint says about itself.
+    pub async fn status(&self) -> anyhow::Result<EndpointStatus> {
+        EndpointStatus::ask(&self.admin_url()).await
+    }
+
+    /// Adds a `federates_with` block and has SPIRE hand the new configuration to the plugin.
+    pub fn federate(&mut self, block: FederatesWith) -> anyhow::Result<()> {
+        self.federates_with.retain(|other| other.trust_domain != block.trust_domain);
+        self.federates_with.push(block);
+        self.reconfigure()
+    }
+    /// Takes the `federates_with` block of `foreign` away and has SPIRE hand the new configuration to the plugin.
+    pub fn defederate(&mut self, foreign: &TrustDomain) -> anyhow::Result<()> {
+        self.federates_with.retain(|block| block.trust_domain != *foreign);
+        self.reconfigure()
+    }
+    fn reconfigure(&self) -> anyhow::Result<()> {
+        self.write_plugin_data()?;
+        self.server()?.signal(Signal::USR1)
+    }
+
+    /// SPIRE Server.
+    pub fn server(&self) -> anyhow::Result<&Process> {
+        self.server.as_ref().context("SPIRE Server was not started")
+    }
+    /// The bundle endpoint.
+    pub fn endpoint(&self) -> anyhow::Result<&Process> {
+        self.endpoint.as_ref().context("the bundle endpoint was not started")
+    }
+    /// Pid of the plugin that SPIRE Server runs now.
+    pub fn plugin_pid(&self) -> anyhow::Result<u32> {
+        let server = self.server()?.pid();
+        let plugins = process::children_named(server, Products::plugin_name());
+        plugins.first().copied().with_context(|| format!("SPIRE Server (pid {server}) runs no plugin"))
+    }
+    /// SIGKILL for SPIRE Server; its plugin is left to notice by itself.
+    pub async fn kill_server(&mut self) -> anyhow::Result<()> {
+        self.server.as_mut().context("SPIRE Server was not started")?.kill().await
+    }
+    /// SIGKILL for the agent.
+    pub async fn kill_agent(&mut self) -> anyhow::Result<()> {
+        self.agent.as_mut().context("the agent was not started")?.kill().await
+    }
+    /// SIGKILL for the bundle endpoint.
+    pub async fn kill_endpoint(&mut self) -> anyhow::Result<()> {
+        self.endpoint.as_mut().context("the bundle endpoint was not started")?.kill().await
+    }
+    /// An error when a process has ended that nobody stopped.
+    pub fn check_alive(&self) -> anyhow::Result<()> {
+        for process in [&self.server, &self.agent, &self.endpoint].into_iter().flatten() {
+            process.check_alive().map_err(|ended| see(ended.into(), process.log().path()))?;
+        }
+        Ok(())
+    }
+    /// Ends all of it in good order.
+    pub async fn stop(&mut self) {
+        for process in [&mut self.endpoint, &mut self.agent, &mut self.server].into_iter().flatten() {
+            // Whatever does not end now is killed when it is dropped.
+            let _ = process.terminate(STOP_GRACE).await;
+        }
+    }
+    /// For `lab.json`.
+    pub fn inventory(&self) -> InventoryOfDomain {
+        let parts = [
+            ("spire-server", &self.server),
+            ("spire-agent", &self.agent),
+            ("bundle-endpoint", &self.endpoint),
+        ];
+        let processes = parts.into_iter().filter_map(|(name, process)| {
+            let process = process.as_ref()?;
+            let log = process.log().path().to_owned();
+            Some(InventoryOfProcess { name: name.to_owned(), pid: process.pid(), log })
+        });
+        let mut processes: Vec<_> = processes.collect();
+        if let Ok(pid) = self.plugin_pid() {
+            processes.push(InventoryOfProcess {
+                name: "entente-plugin".to_owned(),
+                pid,
+                log: self.home.server_log(),
+            });
+        }
+        InventoryOfDomain {
+            trust_domain: self.trust_domain.to_string(),
+            folder: self.home.folder().to_owned(),
+            api_socket: self.home.api_socket(),
+            workload_api: self.workload_api(),
+            bundle_endpoint_url: self.spiffe_url(),
+            web_url: self.web_url(),
+            web_ca_file: self.web.ca_file.clone(),
+            admin_url: self.admin_url(),
+            helloworld_address: None,
+            processes,
+        }
+    }
+
+    fn write_plugin_data(&self) -> anyhow::Result<()> {
+        use std::fmt::Write;
+        let mut text = format!(
+            "endpoint = \"unix://{}\"\nserver_socket = \"unix://{}\"\nserve_as_server = true\nrefresh_hint = \"{REFRESH_HINT}\"\n",
+            self.home.link_socket().display(),
+            self.home.api_socket().display(),
+        );
+        for block in &self.federates_with {
+            write!(
+                text,
+                r#"
+federates_with "{trust_domain}" {{
+    bundle_endpoint_url = "{url}"
+    bundle_endpoint_profile "https_spiffe" {{ endpoint_spiffe_id = "{endpoint_spiffe_id}" }}
+    bootstrap_bundle = "{bootstrap_bundle}"
+    unsigned = "allow"
+}}
+"#,
+                trust_domain = block.trust_domain,
+                url = block.url,
+                endpoint_spiffe_id = block.endpoint_spiffe_id,
+                bootstrap_bundle = block.bootstrap_bundle.display(),
+            )?;
+        }
+        write(&self.home.plugin_data(), text)
+    }
+    fn endpoint_conf(&self) -> String {
+        format!(
+            r#"trust_domain = "{trust_domain}"
+
+[link]
+listen = "unix://{link}"
+
+[serve]
+listen = "127.0.0.1:{spiffe}"
+profile = "https_spiffe"
+identity = "server"
+
+[[also_serve]]
+listen = "127.0.0.1:{web}"
+profile = "https_web"
+certificate_file = "{certificate}"
+private_key_file = "{key}"
+
+[admin]
+listen = "127.0.0.1:{admin}"
+
+[fetch]
+minimum_interval = "1s"
+"#,
+            trust_domain = self.trust_domain,
+            link = self.home.link_socket().display(),
+            spiffe = self.spiffe_port,
+            web = self.web_port,
+            certificate = self.web.certificate_file.display(),
+            key = self.web.private_key_file.display(),
+            admin = self.admin_port,
+        )
+    }
+}
+
+/// The X.509 authorities as PEM, as `bundle show` prints them.
+pub(crate) fn pem(bundle: &Bundle) -> String {
+    let mut text = String::new();
+    for authority in bundle.x509_authorities() {
+        let base64 = BASE64_STANDARD.encode(authority.der());
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        // Cannot fail: base64 is ASCII.
+        for line in base64.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()) {
+            text.push_str(line);
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
+}
