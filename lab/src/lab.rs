@@ -1,0 +1,160 @@
+//! A whole lab: two trust domains, their workloads, the folder they live in, and the time line that tells about them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::checks::ensure;
+use crate::domain::{Domain, Means};
+use crate::http::Browser;
+use crate::layout::{self, Inventory};
+use crate::products::Products;
+use crate::spire::embedded::EmbeddedSpire;
+use crate::spire::real::RealSpire;
+use crate::spire::{Kind, Spire, install};
+use crate::timeline::Timeline;
+use crate::workloads::{HelloworldClient, HelloworldServer};
+
+/// What a person may choose.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Options {
+    /// Run on real SPIRE, or on the embedded stand-in. Without it: real SPIRE where its programs are found.
+    #[arg(long, value_enum)]
+    pub spire: Option<Kind>,
+    /// Folder with spire-server and spire-agent. Without it: the path, then the lab's cache.
+    #[arg(long, value_name = "DIR")]
+    pub spire_dir: Option<PathBuf>,
+    /// Folder for configurations, logs, sockets and lab.json. Without it: a temporary one, kept only after a failure.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// Two trust domains on this machine.
+#[derive(Debug)]
+pub struct Lab {
+    /// Tells what happens.
+    pub timeline: Timeline,
+    /// Asks endpoints as a person would.
+    pub browser: Browser,
+    /// Programs.
+    pub means: Means,
+    /// cluster1.org: the server's side.
+    pub one: Domain,
+    /// cluster2.org: the client's side.
+    pub two: Domain,
+    /// The helloworld pair, once it runs.
+    pub workloads: Option<(HelloworldServer, HelloworldClient)>,
+    folder: Folder,
+}
+
+/// Where a lab lives.
+#[derive(Debug)]
+enum Folder {
+    Given(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Given(path) => path,
+            Self::Temporary(folder) => folder.path(),
+        }
+    }
+}
+
+impl Lab {
+    /// Finds or builds every program, makes the folders; starts nothing.
+    pub async fn prepare(options: &Options, timeline: Timeline) -> anyhow::Result<Self> {
+        let folder = match &options.dir {
+            Some(dir) => {
+                let ended = layout::take_over(dir)?;
+                ensure_absolute(dir)?;
+                if ended > 0 {
+                    timeline.say(&format!(
+                        "took over {} from a dead lab: ended {ended} of its processes",
+                        dir.display()
+                    ));
+                }
+                Folder::Given(dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?)
+            }
+            None => {
+                let folder = tempfile::Builder::new().prefix("lab-").tempdir();
+                Folder::Temporary(folder.context("cannot make a temporary folder")?)
+            }
+        };
+        let products = Arc::new(Products::build_into(&folder.path().join("bin")).await?);
+        let (spire, about) = choose_spire(options, &products).await?;
+        timeline.say(&format!("{about}; everything lies in {}", folder.path().display()));
+        let means = Means { products, spire: Arc::new(spire) };
+        let one = Domain::create(folder.path(), "cluster1.org", &means)?;
+        let two = Domain::create(folder.path(), "cluster2.org", &means)?;
+        Ok(Self { timeline, browser: Browser::find(), means, one, two, workloads: None, folder })
+    }
+    /// Where it lives.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+    /// The helloworld pair.
+    pub fn pair(&mut self) -> anyhow::Result<(&mut HelloworldServer, &mut HelloworldClient)> {
+        let (server, client) = self.workloads.as_mut().context("the workloads were not started")?;
+        Ok((server, client))
+    }
+    /// Writes `lab.json` as things are now.
+    pub fn save_inventory(&self) -> anyhow::Result<()> {
+        let mut trust_domains = vec![self.one.inventory(), self.two.inventory()];
+        if let (Some((server, _)), Some(one)) = (&self.workloads, trust_domains.first_mut()) {
+            one.helloworld_address = Some(server.address.to_string());
+        }
+        let inventory =
+            Inventory { pid: std::process::id(), spire: self.means.spire.kind().to_string(), trust_domains };
+        inventory.save(self.folder())
+    }
+    /// Ends everything in good order. A temporary folder goes too, unless `keep`.
+    pub async fn stop(mut self, keep: bool) -> Option<PathBuf> {
+        if let Some((server, client)) = &mut self.workloads {
+            let grace = std::time::Duration::from_secs(2);
+            let _ = tokio::join!(client.process().terminate(grace), server.process().terminate(grace));
+        }
+        tokio::join!(self.one.stop(), self.two.stop());
+        match self.folder {
+            Folder::Given(path) => keep.then_some(path),
+            Folder::Temporary(folder) if keep => Some(folder.keep()),
+            Folder::Temporary(_) => None,
+        }
+    }
+}
+
+fn ensure_absolute(dir: &Path) -> anyhow::Result<()> {
+    let printable = dir.to_str().is_some_and(|text| !text.contains(['"', '\\', '\n']));
+    ensure(printable, || {
+        format!("{} cannot stand in configuration files: choose a plain name", dir.display())
+    })
+}
+
+async fn choose_spire(options: &Options, products: &Products) -> anyhow::Result<(Spire, String)> {
+    let folder = options.spire_dir.as_deref();
+    let found = match options.spire {
+        Some(Kind::Embedded) => None,
+        Some(Kind::Real) => Some(install::find_or_build(folder).await?),
+        None => install::find(folder)?,
+    };
+    if let Some(programs) = found {
+        let about = format!(
+            "on real SPIRE {} from {} ({}; the embedded stand-in: --spire embedded)",
+            programs.version().await?,
+            programs.server.parent().unwrap_or(&programs.server).display(),
+            programs.source,
+        );
+        return Ok((Spire::Real(RealSpire::new(programs)), about));
+    }
+    let about = match options.spire {
+        Some(_) => "on the embedded stand-in".to_owned(),
+        None => format!(
+            "on the embedded stand-in, as SPIRE is not on this machine (real SPIRE {}: --spire real builds it once, with Go)",
+            install::VERSION
+        ),
+    };
+    Ok((Spire::Embedded(EmbeddedSpire::new(products.lab())), about))
+}

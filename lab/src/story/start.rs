@@ -1,0 +1,53 @@
+//! Step 1: both trust domains come up.
+
+use std::time::Instant;
+
+use entente_bundle::Bundle;
+
+use super::{PATIENCE, check_memory};
+use crate::checks::ensure;
+use crate::domain::Domain;
+use crate::endpoint_status::EndpointStatus;
+use crate::lab::Lab;
+
+pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let (one, two) = tokio::try_join!(bring_up(&mut lab.one), bring_up(&mut lab.two))?;
+    for (domain, (bundle, status)) in [(&lab.one, &one), (&lab.two, &two)] {
+        let name = domain.trust_domain();
+        ensure(!bundle.x509_authorities().is_empty(), || {
+            format!("the bundle of {name} has no X.509 authority")
+        })?;
+        lab.timeline.held(&format!(
+            "{name}: SPIRE Server (pid {}) answers on {}, its bundle has {} X.509 and {} JWT authorities",
+            domain.server()?.pid(),
+            domain.api().socket().display(),
+            bundle.x509_authorities().len(),
+            bundle.jwt_authorities().len(),
+        ));
+        lab.timeline.held(&format!(
+            "{name}: plugin (pid {}) runs, agent listens on {}",
+            domain.plugin_pid()?,
+            domain.workload_api()
+        ));
+        lab.timeline.held(&format!(
+            "{name}: bundle endpoint (pid {}) is ready, {} link up, {} and {}",
+            domain.endpoint()?.pid(),
+            status.links(),
+            domain.spiffe_url(),
+            domain.web_url(),
+        ));
+    }
+    lab.timeline.held_after("both trust domains are up", start.elapsed());
+    lab.timeline.held(&check_memory(lab)?);
+    Ok(())
+}
+
+async fn bring_up(domain: &mut Domain) -> anyhow::Result<(Bundle, EndpointStatus)> {
+    // The endpoint first: the plugin finds its socket at the first try.
+    domain.start_endpoint()?;
+    let bundle = domain.start_server().await?;
+    domain.start_agent().await?;
+    let status = domain.wait_until_ready(PATIENCE).await?;
+    Ok((bundle, status))
+}

@@ -1,0 +1,92 @@
+//! Step 4: entries, workloads, and three calls across, in the words of the walkthrough.
+
+use super::PATIENCE;
+use crate::checks::{ensure, line_in, see};
+use crate::lab::Lab;
+use crate::log_file::Mark;
+use crate::workloads::{CallMark, HelloworldClient, HelloworldServer, IDENTITY_DEADLINE, OneCall, register};
+
+const CALLS: usize = 3;
+/// Calls that have to be answered before it is believed that they go on.
+const FURTHER_CALLS: usize = 2;
+
+pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
+    let products = &lab.means.products;
+    let (server_program, client_program) = (products.helloworld_server(), products.helloworld_client());
+    let server = HelloworldServer::start(&lab.one, &server_program, lab.two.trust_domain()).await?;
+    let client =
+        HelloworldClient::start(&lab.two, &client_program, lab.one.trust_domain(), server.address).await?;
+    for (domain, id) in [(&lab.one, &server.spiffe_id), (&lab.two, &client.spiffe_id)] {
+        lab.timeline
+            .held(&format!("entry in {} for {id}, by uid and path of the program", domain.trust_domain()));
+    }
+    lab.workloads = Some((server, client));
+    across(lab).await?;
+    at_home(lab).await
+}
+
+/// cluster2.org's client calls cluster1.org's server.
+async fn across(lab: &mut Lab) -> anyhow::Result<()> {
+    let (server, client) = lab.pair()?;
+    client.more_replies(CALLS, IDENTITY_DEADLINE).await?;
+    let expected_by_server = format!("Server gets BoanLab Client's SPIFFEID : \"{}\"", client.spiffe_id);
+    line_in(&server.lines(), Mark::default(), &[&expected_by_server], IDENTITY_DEADLINE)
+        .await
+        .map_err(|error| see(error, server.log().path()))?;
+
+    let client_lines = client.lines().lines_since(Mark::default());
+    let server_lines = server.lines().lines_since(Mark::default());
+    let (address, port) = (server.address, server.address.port());
+    let expected_by_client = format!("Client gets Server's SPIFFEID : \"{}\"", server.spiffe_id);
+    let client_story = [
+        format!("Client starting up... {address}"),
+        "Will send request every 500ms...".to_owned(),
+        "This is Server Reply : Hello BoanLab Client.".to_owned(),
+        expected_by_client,
+    ];
+    let server_story = [
+        format!("Server (:{port}) starting up..."),
+        format!("Server's spiffeID:  {}", server.spiffe_id),
+        format!("Serving on {address}"),
+        expected_by_server,
+    ];
+    let shown_by_client = client_lines.iter().take(2 + 2 * CALLS).cloned().collect::<Vec<_>>().join("\n");
+    let shown_by_server = server_lines.iter().take(3 + CALLS).cloned().collect::<Vec<_>>().join("\n");
+    lab.timeline.command("cat cluster2.org/helloworld-client.out", &shown_by_client);
+    lab.timeline.command("cat cluster1.org/helloworld-server.out", &shown_by_server);
+    for (who, story, lines) in
+        [("client", client_story, client_lines), ("server", server_story, server_lines)]
+    {
+        for line in story {
+            ensure(lines.contains(&line), || format!("the {who} did not print {line:?}"))?;
+        }
+    }
+    lab.timeline
+        .held(&format!("{CALLS} calls across, both sides name the other's SPIFFE ID, as in the walkthrough"));
+    Ok(())
+}
+
+/// cluster1.org's own client calls the same server, without any federated bundle.
+async fn at_home(lab: &mut Lab) -> anyhow::Result<()> {
+    let program = lab.means.products.helloworld_client();
+    let (id, _) = register(&lab.one, "helloworld-client", &program, &[]).await?;
+    let address = lab.pair()?.0.address;
+    let call = OneCall::make(&lab.one, &program, address, None, IDENTITY_DEADLINE).await?;
+    lab.timeline.command(&call.command_line, &call.printed);
+    ensure(call.answered, || {
+        format!("the client of the server's own domain is not answered: {}", call.logged.trim())
+    })?;
+    lab.timeline.held(&format!("{id} is answered too"));
+    Ok(())
+}
+
+/// The story's client goes on calling, and none of its calls has failed since `mark`.
+pub(super) async fn check_calls(lab: &mut Lab, mark: &CallMark, when: &str) -> anyhow::Result<()> {
+    let client = &lab.pair()?.1;
+    client.more_replies(FURTHER_CALLS, PATIENCE).await?;
+    let calls = client.calls_since(mark)?;
+    if !when.is_empty() {
+        lab.timeline.held(&format!("{calls} calls {when}, none failed"));
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! Shared by the stories: a lab on the SPIRE that is wanted, one at a time, and a clear word where real SPIRE is missing.
+
+#![allow(dead_code, reason = "no story needs all of it")]
+
+use std::io::Write;
+use std::sync::LazyLock;
+
+use entente_lab::checks::reason_of;
+use entente_lab::lab::{Lab, Options};
+use entente_lab::spire::{Kind, install};
+use entente_lab::story::{self, Step};
+use entente_lab::timeline::Timeline;
+use tokio::sync::{Mutex, MutexGuard};
+
+static ONE_AT_A_TIME: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
+
+/// What a story costs is a machine's whole attention.
+pub async fn turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().await
+}
+
+/// True when stories on this SPIRE can be told here. In CI real SPIRE must be there.
+pub fn can_tell(kind: Kind) -> bool {
+    if kind == Kind::Embedded {
+        return true;
+    }
+    let found = install::find(None).expect("the cache can be looked at").is_some();
+    if found || install::can_build() {
+        return true;
+    }
+    let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!in_ci, "CI=true, but real SPIRE is neither here nor can it be built: install Go");
+    // Past the test harness, which shows the output of failed tests only.
+    let _ = writeln!(
+        std::io::stderr(),
+        "left out: the story on real SPIRE, which is not here and needs Go to be built"
+    );
+    false
+}
+
+/// A lab after `steps`, all of which held.
+pub async fn lab_after(kind: Kind, steps: &[Step]) -> Lab {
+    let options = Options { spire: Some(kind), ..Options::default() };
+    let lab = Lab::prepare(&options, Timeline::new().quiet()).await;
+    let mut lab = lab.unwrap_or_else(|error| panic!("no lab: {}", reason_of(&error)));
+    if let Err(error) = story::tell(&mut lab, steps, None).await {
+        give_up(lab, &error).await;
+    }
+    lab
+}
+
+/// Tells `steps`, and nothing else.
+pub async fn tell(kind: Kind, steps: &[Step]) {
+    let _turn = turn().await;
+    if can_tell(kind) {
+        lab_after(kind, steps).await.stop(false).await;
+    }
+}
+
+/// Ends the lab and the test, and says where everything can be looked at.
+pub async fn give_up(lab: Lab, error: &anyhow::Error) -> ! {
+    let reason = reason_of(error);
+    let folder = lab.stop(true).await.map(|folder| folder.display().to_string()).unwrap_or_default();
+    panic!("{reason}\nconfigurations and logs are in {folder}");
+}
