@@ -1,0 +1,238 @@
+//! Everything that the admin listener shows, put together from the parts at the moment it is asked for.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use entente_bundle::freshness::{self, Freshness};
+use entente_bundle::{Bundle, X509Authority};
+use rustls_pki_types::UnixTime;
+
+use crate::federation::refresher::{RelationshipState, RelationshipTable};
+use crate::federation::relationship::EndpointProfile;
+use crate::handler::BundleHandler;
+use crate::health::{Readiness, Reason};
+use crate::identity::Identity;
+use crate::link::{Hub, LinkInfo, Outcome};
+use crate::metrics::{DomainNumbers, Metrics};
+use crate::published::PublishedWatch;
+use crate::status::{
+    BundleSummary, FailureStatus, LinkStatus, ListenerStatus, OfferStatus, OwnStatus, RelationshipStatus,
+    Status, X509AuthoritySummary,
+};
+use crate::time::{rfc3339, unix_now, unix_seconds};
+
+/// An offer that the plugin has not answered is no trouble for so long after the fetch.
+const OFFER_PATIENCE_SECONDS: u64 = 30;
+
+/// The parts that are shown.
+pub(crate) struct View {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) published: PublishedWatch,
+    pub(crate) handler: Arc<BundleHandler>,
+    pub(crate) identities: Vec<Identity>,
+    pub(crate) relationships: Arc<RelationshipTable>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) listeners: Vec<ListenerStatus>,
+    pub(crate) link_socket: String,
+}
+
+impl View {
+    pub(crate) fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        let mut degraded = Vec::new();
+        if self.published.borrow().is_none() {
+            reasons.push(Reason::new("no_bundle", "the plugin has not sent a bundle yet"));
+        }
+        for (name, detail) in self.identities.iter().filter_map(Identity::unready) {
+            let reason = Reason::new(name, detail);
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
+        if *self.hub.link_count().borrow() == 0 {
+            // The last bundle is still good to serve; whether anything else suffers, the other reasons say.
+            let list = if reasons.is_empty() { &mut degraded } else { &mut reasons };
+            list.push(Reason::new("link_down", "no plugin is linked: changes of the bundle cannot arrive"));
+        }
+        // A task that ended holds a sender: then nothing would ever change again, and nobody would notice.
+        if self.published.has_changed().is_err() {
+            reasons.push(Reason::new("task_ended", "the publishing task has ended"));
+        }
+        Readiness::new(reasons, degraded)
+    }
+
+    pub(crate) fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        let now = unix_now();
+        if let Some(published) = self.published.borrow().as_ref() {
+            let numbers = DomainNumbers {
+                fetch_age_seconds: None,
+                sequence_number: published.bundle.sequence_number(),
+                soonest_expiry: soonest_expiry(&published.bundle, now),
+            };
+            self.metrics.domain_numbers(self.hub.trust_domain(), numbers);
+        }
+        for state in self.relationships.snapshot() {
+            let trust_domain = &state.relationship.trust_domain;
+            let held = self.hub.held.current(trust_domain).bundle;
+            let numbers = DomainNumbers {
+                fetch_age_seconds: state.last_success.map(|then| now.as_secs().saturating_sub(then)),
+                sequence_number: held.as_ref().and_then(|bundle| bundle.sequence_number()),
+                soonest_expiry: held.as_ref().and_then(|bundle| soonest_expiry(bundle, now)),
+            };
+            self.metrics.domain_numbers(trust_domain, numbers);
+        }
+        self.metrics.text()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let now = unix_now();
+        let relationships = self.relationships.snapshot();
+        Status {
+            trust_domain: self.hub.trust_domain().to_string(),
+            version: crate::VERSION.into(),
+            readiness: self.readiness(),
+            listeners: self.listeners.clone(),
+            link_socket: self.link_socket.clone(),
+            links: self.hub.links().iter().map(link_status).collect(),
+            own: self.own(now),
+            relationships: relationships.iter().map(|state| self.relationship(state, now)).collect(),
+        }
+    }
+
+    fn own(&self, now: UnixTime) -> OwnStatus {
+        let published = self.published.borrow().clone();
+        let published = published.as_deref();
+        OwnStatus {
+            bundle: published.map(|published| bundle_summary(&published.bundle, now)),
+            etag: published.and_then(|published| Some(published.etag.to_str().ok()?.to_owned())),
+            published: published.map(|published| time(published.since)),
+            served: self.metrics.requests_with(200),
+            not_modified: self.metrics.requests_with(304),
+            last_served: self.handler.last_served().map(rfc3339),
+        }
+    }
+
+    fn relationship(&self, state: &RelationshipState, now: UnixTime) -> RelationshipStatus {
+        let relationship = &state.relationship;
+        let held = self.hub.held.current(&relationship.trust_domain).bundle;
+        let outcome = state.offer.as_ref().map(|offer| offer.outcome().borrow().clone());
+        let reason = trouble(state, held.as_deref(), outcome.as_ref(), now);
+        let endpoint_spiffe_id = match &relationship.profile {
+            EndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => Some(endpoint_spiffe_id.to_string()),
+            EndpointProfile::HttpsWeb { .. } => None,
+        };
+        let summary = |bundle: &Arc<Bundle>| bundle_summary(bundle, now);
+        let freshness = |fetched: &Arc<Bundle>| freshness_name(freshness::compare(held.as_deref(), fetched));
+        RelationshipStatus {
+            trust_domain: relationship.trust_domain.to_string(),
+            bundle_endpoint_url: relationship.bundle_endpoint_url.clone(),
+            bundle_endpoint_profile: relationship.profile.name().into(),
+            endpoint_spiffe_id,
+            mode: relationship.mode.name().into(),
+            healthy: reason.is_none(),
+            reason,
+            held: held.as_ref().map(summary),
+            fetched: state.fetched.as_ref().map(summary),
+            freshness: state.fetched.as_ref().map(freshness),
+            presented: state.presented.as_ref().map(ToString::to_string),
+            skipped_elements: state.skipped_elements,
+            fetches: state.fetches,
+            failures: state.failures,
+            last_attempt: state.last_attempt.map(rfc3339),
+            last_success: state.last_success.map(rfc3339),
+            next_fetch: state.next_fetch.map(rfc3339),
+            failure: state.failure.as_ref().map(|failure| FailureStatus {
+                reason: failure.reason.into(),
+                detail: failure.detail.clone(),
+                count: failure.count,
+            }),
+            offer: outcome.map(|outcome| OfferStatus {
+                outcome: outcome.name().into(),
+                reason: outcome.reason().map(str::to_owned),
+            }),
+        }
+    }
+}
+
+/// Why a relationship is not healthy, in words for an operator.
+fn trouble(
+    state: &RelationshipState,
+    held: Option<&Bundle>,
+    outcome: Option<&Outcome>,
+    now: UnixTime,
+) -> Option<String> {
+    if let Some(failure) = &state.failure {
+        return Some(format!("fetch failed: {}", failure.detail));
+    }
+    let Some(fetched_at) = state.last_success else {
+        return Some("not fetched yet".into());
+    };
+    match outcome {
+        Some(Outcome::Refused { reason }) => return Some(format!("the plugin refused the bundle: {reason}")),
+        Some(Outcome::Failed { reason }) => return Some(format!("SPIRE did not take the bundle: {reason}")),
+        Some(Outcome::Pending) if now.as_secs().saturating_sub(fetched_at) > OFFER_PATIENCE_SECONDS => {
+            return Some("the plugin has not answered the offered bundle".into());
+        }
+        Some(Outcome::Pending | Outcome::Set | Outcome::Unchanged) | None => {}
+    }
+    let Some(held) = held else {
+        return Some("SPIRE holds no bundle yet".into());
+    };
+    if held.is_empty() {
+        return Some("the held bundle is empty: every SVID of this trust domain is revoked".into());
+    }
+    let unusable = held.x509_authorities().iter().all(|authority| authority.is_expired(now));
+    (unusable && !held.x509_authorities().is_empty())
+        .then(|| "every x.509 authority of the held bundle has expired".into())
+}
+
+fn freshness_name(freshness: Freshness) -> String {
+    match freshness {
+        Freshness::Advance => "advance",
+        Freshness::Conflict { .. } => "conflict",
+        Freshness::Same => "same",
+        Freshness::Stale { .. } => "stale",
+    }
+    .into()
+}
+
+fn link_status(link: &LinkInfo) -> LinkStatus {
+    LinkStatus {
+        plugin_version: link.plugin_version.clone(),
+        uid: link.uid,
+        pid: link.pid,
+        since: time(link.since),
+        lends: link.lends.as_ref().map(|identity| identity.spiffe_id.to_string()),
+    }
+}
+
+/// One bundle in numbers, for the status page and for `fetch`.
+pub(crate) fn bundle_summary(bundle: &Bundle, now: UnixTime) -> BundleSummary {
+    let x509 = |authority: &X509Authority| X509AuthoritySummary {
+        sha256: authority.fingerprint(),
+        subject_key_id: authority.subject_key_id(),
+        not_before: rfc3339(authority.not_before()),
+        not_after: rfc3339(authority.not_after()),
+        expired: authority.is_expired(now),
+        tainted: authority.is_tainted(),
+    };
+    BundleSummary {
+        sequence_number: bundle.sequence_number(),
+        refresh_hint: bundle.refresh_hint().map(|hint| hint.as_secs()),
+        x509_authorities: bundle.x509_authorities().iter().map(x509).collect(),
+        jwt_authorities: bundle
+            .jwt_authorities()
+            .iter()
+            .map(|authority| authority.key_id().to_owned())
+            .collect(),
+    }
+}
+
+fn soonest_expiry(bundle: &Bundle, now: UnixTime) -> Option<u64> {
+    let valid = bundle.x509_authorities().iter().filter(|authority| !authority.is_expired(now));
+    valid.map(X509Authority::not_after).min()
+}
+
+fn time(time: SystemTime) -> String {
+    rfc3339(unix_seconds(time))
+}

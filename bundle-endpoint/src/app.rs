@@ -1,0 +1,297 @@
+//! Wires all parts of `serve`, tells where it listens, and lets requests in flight finish at the end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use entente_workload_identity::WorkloadIdentity;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::address::ListenAddress;
+use crate::admin::{self, View};
+use crate::config::{Config, FetchConfig, ServeConfig, ServingIdentity, ServingProfile};
+use crate::federation::client::{FetchClient, FetchLimits};
+use crate::federation::refresher::{Refresher, RelationshipTable};
+use crate::handler::BundleHandler;
+use crate::identity::files::CertificateFiles;
+use crate::identity::{self, Identity};
+use crate::link::{Hub, LinkSocket};
+use crate::metrics::Metrics;
+use crate::published;
+use crate::serve::{Listener, Tls, Transport};
+use crate::status::ListenerStatus;
+
+/// Everything is over so long after a signal.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Lent identities are looked at again so often, because certificates end.
+const JUDGE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Where the process listens, with the ports that the system chose.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// `[serve]` and each `[[also_serve]]`, in order.
+    pub public: Vec<SocketAddr>,
+    /// Health, metrics, status.
+    pub admin: SocketAddr,
+    /// Where the plugin dials.
+    pub link_socket: PathBuf,
+}
+
+/// A running endpoint.
+#[derive(Debug)]
+pub struct Running {
+    bound: Bound,
+    stop: CancellationToken,
+    tasks: JoinSet<&'static str>,
+    _workload_identity: Option<WorkloadIdentity>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
+    /// Cancelling it ends the endpoint in good order.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Runs until told to stop, then until all is drained.
+    ///
+    /// # Errors
+    /// When a part ended that never should; the others are stopped.
+    pub async fn wait(mut self) -> anyhow::Result<()> {
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => None,
+            Some(ended) = self.tasks.join_next() => Some(ended),
+        };
+        self.stop.cancel();
+        let failure = match ended {
+            Some(Ok(_)) if self.stop.is_cancelled() && self.tasks.is_empty() => None,
+            Some(Ok(part)) => Some(anyhow::anyhow!("{part} ended by itself")),
+            Some(Err(panicked)) => Some(anyhow::Error::new(panicked).context("a part panicked")),
+            None => None,
+        };
+        let drained = timeout(DRAIN_TIMEOUT, async { while self.tasks.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            warn!("not everything ended in time");
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Parts that several others need.
+struct Parts {
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    handler: Arc<BundleHandler>,
+    stop: CancellationToken,
+    tasks: JoinSet<&'static str>,
+    identities: Vec<Identity>,
+    listeners: Vec<ListenerStatus>,
+    public: Vec<SocketAddr>,
+    workload_identity: Option<WorkloadIdentity>,
+}
+
+/// Binds every socket, then starts. Nothing runs when one socket cannot be had.
+///
+/// # Errors
+/// Names the socket or the setting at fault.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let metrics = Arc::new(Metrics::new());
+    let hub = Hub::new(config.trust_domain.clone(), Arc::clone(&metrics));
+    let (published_sender, published) = watch::channel(None);
+    let handler = Arc::new(BundleHandler::new(published.clone(), Arc::clone(&metrics)));
+    let link = LinkSocket::bind(&config.link.listen, config.link.allowed_uids.clone())?;
+    let (admin_tcp, admin_address) = bind(config.admin.listen, "admin").await?;
+    let mut parts = Parts {
+        hub: Arc::clone(&hub),
+        metrics: Arc::clone(&metrics),
+        handler: Arc::clone(&handler),
+        stop: CancellationToken::new(),
+        tasks: JoinSet::new(),
+        identities: Vec::new(),
+        listeners: Vec::new(),
+        public: Vec::new(),
+        workload_identity: None,
+    };
+    let mut public = Vec::new();
+    for (position, serve) in config.public_listeners().enumerate() {
+        let name = if position == 0 { "serve".to_owned() } else { format!("also_serve[{}]", position - 1) };
+        public.push(parts.public_listener(name, serve, &config).await?);
+    }
+    parts.listeners.push(ListenerStatus {
+        name: "admin".into(),
+        address: admin_address.to_string(),
+        profile: None,
+        identity: None,
+    });
+
+    // Every socket is bound: from here on things run.
+    parts.run("publisher", published::publish(hub.own_bundle(), published_sender));
+    parts.run("identity judge", judge(Arc::clone(&hub)));
+    let relationships = Arc::new(RelationshipTable::default());
+    parts.run_refresher(&config.fetch, Arc::clone(&relationships));
+    for listener in public {
+        parts.serve_bundle(listener);
+    }
+    let view = Arc::new(View {
+        hub: Arc::clone(&hub),
+        published,
+        handler,
+        identities: parts.identities.clone(),
+        relationships,
+        metrics: Arc::clone(&metrics),
+        listeners: parts.listeners.clone(),
+        link_socket: config.link.listen.to_string(),
+    });
+    parts.serve_admin(admin_tcp, view);
+    parts.serve_link(link);
+    for listener in &parts.listeners {
+        let (profile, identity) = (listener.profile.as_deref(), listener.identity.as_deref());
+        info!(listener = listener.name, address = listener.address, profile, identity, "listening");
+    }
+    info!(trust_domain = %config.trust_domain, link = %config.link.listen, "bundle endpoint started");
+    let link_socket = config.link.listen.path().to_owned();
+    Ok(Running {
+        bound: Bound { public: parts.public, admin: admin_address, link_socket },
+        stop: parts.stop,
+        tasks: parts.tasks,
+        _workload_identity: parts.workload_identity,
+    })
+}
+
+async fn bind(address: ListenAddress, name: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let tcp = TcpListener::bind(address.socket_addr())
+        .await
+        .with_context(|| format!("[{name}] cannot listen on {address}"))?;
+    let bound = tcp.local_addr().with_context(|| format!("[{name}] has no address"))?;
+    Ok((tcp, bound))
+}
+
+async fn judge(hub: Arc<Hub>) {
+    loop {
+        tokio::time::sleep(JUDGE_INTERVAL).await;
+        hub.judge_identities();
+    }
+}
+
+impl Parts {
+    async fn public_listener(
+        &mut self,
+        name: String,
+        serve: &ServeConfig,
+        config: &Config,
+    ) -> anyhow::Result<Listener> {
+        let (tcp, address) = bind(serve.listen, &name).await?;
+        let identity = self.identity(&serve.profile, config).await?;
+        let tls = Tls::new(identity.clone()).with_context(|| format!("[{name}] tls"))?;
+        self.identities.push(identity);
+        self.public.push(address);
+        self.listeners.push(ListenerStatus {
+            name: name.clone(),
+            address: address.to_string(),
+            profile: Some(identity::profile_name(&serve.profile).into()),
+            identity: Some(identity::identity_name(&serve.profile).into()),
+        });
+        Ok(Listener { name, tcp, transport: Transport::Tls(tls), metrics: Arc::clone(&self.metrics) })
+    }
+
+    async fn identity(&mut self, profile: &ServingProfile, config: &Config) -> anyhow::Result<Identity> {
+        match profile {
+            ServingProfile::HttpsSpiffe(ServingIdentity::Server) => {
+                Ok(Identity::Server(Arc::clone(&self.hub)))
+            }
+            ServingProfile::HttpsSpiffe(ServingIdentity::Workload) => {
+                if self.workload_identity.is_none() {
+                    let socket = config.workload_api.socket.clone();
+                    let connected = WorkloadIdentity::connect(socket).context("[workload_api] socket")?;
+                    self.workload_identity = Some(connected);
+                }
+                let slot = self.workload_identity.as_ref().map(WorkloadIdentity::slot).unwrap_or_default();
+                Ok(Identity::Workload(slot))
+            }
+            ServingProfile::HttpsWeb { certificate_file, private_key_file } => {
+                let metrics = Arc::clone(&self.metrics);
+                let mut files = CertificateFiles::new(certificate_file, private_key_file, metrics);
+                files.look().await;
+                let slot = files.slot();
+                self.run("certificate files", files.watch());
+                Ok(Identity::Web(slot))
+            }
+        }
+    }
+
+    /// Runs something that ends only with the process.
+    fn run(&mut self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled_owned(task).await;
+            part
+        });
+    }
+
+    fn run_refresher(&mut self, config: &FetchConfig, table: Arc<RelationshipTable>) {
+        let client = FetchClient::new(FetchLimits {
+            request_timeout: config.request_timeout,
+            max_bytes: config.max_bytes,
+            max_keys: config.max_keys,
+        });
+        let refresher =
+            Refresher::new(Arc::clone(&self.hub), Arc::new(client), config.refresh_policy(), table);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            refresher.run(stop).await;
+            "refresher"
+        });
+    }
+
+    fn serve_bundle(&mut self, listener: Listener) {
+        let handler = Arc::clone(&self.handler);
+        let respond = move |request| {
+            let response = handler.respond(&request);
+            async move { response }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            listener.serve(respond, stop).await;
+            "public listener"
+        });
+    }
+
+    fn serve_admin(&mut self, tcp: TcpListener, view: Arc<View>) {
+        let metrics = Arc::clone(&self.metrics);
+        let listener = Listener { name: "admin".into(), tcp, transport: Transport::Plain, metrics };
+        let service = TowerToHyperService::new(admin::routes(view));
+        let respond = move |request| {
+            let response = service.call(request);
+            async move { response.await.unwrap_or_else(|never| match never {}) }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            listener.serve(respond, stop).await;
+            "admin listener"
+        });
+    }
+
+    fn serve_link(&mut self, link: LinkSocket) {
+        let (hub, stop) = (Arc::clone(&self.hub), self.stop.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = link.serve(hub, stop).await {
+                error!(error = &error as &dyn std::error::Error, "link listener failed");
+            }
+            "link listener"
+        });
+    }
+}

@@ -1,0 +1,56 @@
+//! `bundle-endpoint serve`: configuration, logging, runtime, signals.
+
+use std::thread::available_parallelism;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::{Ended, LogArgs, ServeArgs, failed};
+use crate::app;
+use crate::config::Config;
+use crate::federation::error::chain;
+use crate::logging;
+
+/// A handshake that waits for the plugin's signature gives its thread back, but only where there are others.
+const LEAST_WORKERS: usize = 4;
+
+pub(super) fn run(args: &ServeArgs, log: &LogArgs) -> Ended {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => return failed(chain(&error)),
+    };
+    let level = log.log_level.as_deref().or(config.log_level.as_deref());
+    let format = log.log_format.or(config.log_format).unwrap_or_default();
+    if let Err(problem) = logging::start(level, format) {
+        return failed(problem);
+    }
+    let workers = available_parallelism().map_or(LEAST_WORKERS, |n| n.get().max(LEAST_WORKERS));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let served = match runtime {
+        Ok(runtime) => runtime.block_on(serve(config)),
+        Err(error) => return failed(error),
+    };
+    match served {
+        Ok(()) => Ended::Well,
+        Err(error) => failed(format!("{error:#}")),
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before anything listens, so that a signal at any moment ends us in good order.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let running = app::start(config).await?;
+    let stop = running.stop_token();
+    tokio::spawn(async move {
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal, "stopping");
+        stop.cancel();
+    });
+    running.wait().await?;
+    info!("stopped");
+    Ok(())
+}

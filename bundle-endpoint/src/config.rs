@@ -1,0 +1,368 @@
+//! The configuration file: where to listen and as what to serve, and nothing about trust. Unknown keys are refused.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use entente_bundle::TrustDomain;
+use entente_bundle::refresh::RefreshPolicy;
+use serde::{Deserialize, Deserializer};
+
+use crate::address::{ListenAddress, UnixAddress};
+use crate::logging::LogFormat;
+
+/// Everything that `bundle-endpoint serve` is told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Whose bundle is served; the plugin must be of the same.
+    #[serde(deserialize_with = "trust_domain")]
+    pub trust_domain: TrustDomain,
+    /// Where the plugin dials.
+    pub link: LinkConfig,
+    /// The public listener.
+    pub serve: ServeConfig,
+    /// Further public listeners, for instance the other profile.
+    #[serde(default)]
+    pub also_serve: Vec<ServeConfig>,
+    /// Where `identity = "workload"` comes from.
+    #[serde(default)]
+    pub workload_api: WorkloadApiConfig,
+    /// Health, metrics and status.
+    #[serde(default)]
+    pub admin: AdminConfig,
+    /// Bounds on fetches.
+    #[serde(default)]
+    pub fetch: FetchConfig,
+    /// What to log, in the words of `RUST_LOG`; the command line and that variable win.
+    pub log_level: Option<String>,
+    /// How to log.
+    pub log_format: Option<LogFormat>,
+}
+
+/// `[link]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkConfig {
+    /// Socket that the plugin dials; its folder must exist.
+    pub listen: UnixAddress,
+    /// User IDs that may be at the other end; our own and root where this is left out.
+    pub allowed_uids: Option<Vec<u32>>,
+}
+
+/// `[serve]` and each `[[also_serve]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "RawServeConfig")]
+pub struct ServeConfig {
+    /// IP and port; port 0 lets the system choose.
+    pub listen: ListenAddress,
+    /// As what.
+    pub profile: ServingProfile,
+}
+
+/// How a public listener proves who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServingProfile {
+    /// With an X509-SVID.
+    HttpsSpiffe(ServingIdentity),
+    /// With a web certificate from files, read again when they change.
+    HttpsWeb {
+        /// PEM, leaf first.
+        certificate_file: PathBuf,
+        /// PEM.
+        private_key_file: PathBuf,
+    },
+}
+
+/// Whose X509-SVID a `https_spiffe` listener shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServingIdentity {
+    /// The SPIRE Server's, whose key stays with the plugin.
+    #[default]
+    Server,
+    /// Our own, from the Workload API.
+    Workload,
+}
+
+/// `[workload_api]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadApiConfig {
+    /// Address of the Workload API; `SPIFFE_ENDPOINT_SOCKET` where this is left out.
+    pub socket: Option<String>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    /// IP and port for `/live`, `/ready`, `/metrics` and `/status`.
+    pub listen: ListenAddress,
+}
+
+/// `[fetch]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FetchConfig {
+    /// Never fetch more often than this.
+    #[serde(with = "humantime_serde")]
+    pub minimum_interval: Duration,
+    /// Never fetch less often than this: a hint of years must not stop revocation.
+    #[serde(with = "humantime_serde")]
+    pub maximum_interval: Duration,
+    /// For a whole fetch, redirects included.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// Size of a document, after inflating.
+    pub max_bytes: usize,
+    /// Elements of a document.
+    pub max_keys: usize,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {} cannot be read", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is no configuration; the message shows the line.
+    #[error("configuration file {} is refused\n{message}", path.display())]
+    Refused {
+        /// Which file.
+        path: PathBuf,
+        /// With line, column and what was expected.
+        message: String,
+    },
+}
+
+/// Why a `[serve]` block contradicts itself.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("{key} is for profile \"https_web\" only")]
+    WebKeyWithSpiffe { key: &'static str },
+    #[error("profile \"https_web\" needs {key}")]
+    WebKeyMissing { key: &'static str },
+    #[error(
+        "identity is for profile \"https_spiffe\" only: \"https_web\" shows the certificate of certificate_file"
+    )]
+    IdentityWithWeb,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawServeConfig {
+    listen: ListenAddress,
+    profile: ProfileName,
+    identity: Option<ServingIdentity>,
+    certificate_file: Option<PathBuf>,
+    private_key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ProfileName {
+    HttpsSpiffe,
+    HttpsWeb,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, and the line where the text is at fault.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|message| ConfigError::Refused { path: path.to_owned(), message })
+    }
+
+    /// Checks a text; the error is for people, with line and column.
+    ///
+    /// # Errors
+    /// What is wrong, where, and what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.fetch.check()?;
+        Ok(config)
+    }
+
+    /// `[serve]` and every `[[also_serve]]`, in order.
+    pub fn public_listeners(&self) -> impl Iterator<Item = &ServeConfig> {
+        std::iter::once(&self.serve).chain(&self.also_serve)
+    }
+}
+
+impl FetchConfig {
+    /// Hints to intervals, with the configured floor and ceiling.
+    pub fn refresh_policy(&self) -> RefreshPolicy {
+        RefreshPolicy {
+            floor: self.minimum_interval,
+            ceiling: self.maximum_interval,
+            ..RefreshPolicy::default()
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.minimum_interval.is_zero() {
+            return Err("[fetch] minimum_interval must be more than zero".into());
+        }
+        if self.maximum_interval < self.minimum_interval {
+            return Err("[fetch] maximum_interval must not be less than minimum_interval".into());
+        }
+        if self.request_timeout.is_zero() {
+            return Err("[fetch] request_timeout must be more than zero".into());
+        }
+        if self.max_bytes == 0 || self.max_keys == 0 {
+            return Err("[fetch] max_bytes and max_keys must be more than zero".into());
+        }
+        Ok(())
+    }
+}
+
+impl Default for FetchConfig {
+    fn default() -> Self {
+        Self {
+            minimum_interval: Duration::from_secs(15),
+            maximum_interval: Duration::from_secs(3600),
+            request_timeout: Duration::from_secs(30),
+            max_bytes: 1 << 20,
+            max_keys: 512,
+        }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8080)).into() }
+    }
+}
+
+impl TryFrom<RawServeConfig> for ServeConfig {
+    type Error = ServeError;
+
+    fn try_from(raw: RawServeConfig) -> Result<Self, ServeError> {
+        let profile = match raw.profile {
+            ProfileName::HttpsSpiffe => {
+                let web_keys = [
+                    ("certificate_file", &raw.certificate_file),
+                    ("private_key_file", &raw.private_key_file),
+                ];
+                if let Some((key, _)) = web_keys.into_iter().find(|(_, file)| file.is_some()) {
+                    return Err(ServeError::WebKeyWithSpiffe { key });
+                }
+                ServingProfile::HttpsSpiffe(raw.identity.unwrap_or_default())
+            }
+            ProfileName::HttpsWeb => {
+                if raw.identity.is_some() {
+                    return Err(ServeError::IdentityWithWeb);
+                }
+                let certificate_file =
+                    raw.certificate_file.ok_or(ServeError::WebKeyMissing { key: "certificate_file" })?;
+                let private_key_file =
+                    raw.private_key_file.ok_or(ServeError::WebKeyMissing { key: "private_key_file" })?;
+                ServingProfile::HttpsWeb { certificate_file, private_key_file }
+            }
+        };
+        Ok(Self { listen: raw.listen, profile })
+    }
+}
+
+fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    TrustDomain::new(&name).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = r#"
+trust_domain = "cluster1.org"
+[link]
+listen = "unix:///run/entente/link.sock"
+[serve]
+listen = "0.0.0.0:8443"
+profile = "https_spiffe"
+"#;
+
+    fn refused(text: &str) -> String {
+        Config::parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn the_file_of_the_design_page_is_read() {
+        let config = Config::parse(
+            r#"
+trust_domain = "cluster1.org"
+[link]
+listen = "unix:///run/entente/link.sock"
+[serve]
+listen = "0.0.0.0:8443"
+profile = "https_spiffe"
+identity = "server"
+[admin]
+listen = "127.0.0.1:8080"
+"#,
+        )
+        .unwrap();
+        assert_eq!(config.trust_domain.as_str(), "cluster1.org");
+        assert_eq!(config.serve.profile, ServingProfile::HttpsSpiffe(ServingIdentity::Server));
+        assert_eq!(config.fetch.minimum_interval, Duration::from_secs(15));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let message = refused(&LEAST.replace("profile =", "profil ="));
+        assert!(message.contains("line 7") && message.contains("profil"), "{message}");
+        assert!(refused(&format!("{LEAST}federates_with = 1\n")).contains("federates_with"));
+    }
+
+    #[test]
+    fn a_host_name_to_listen_on_is_refused_with_its_line() {
+        let message = refused(&LEAST.replace("0.0.0.0:8443", "localhost:8443"));
+        assert!(message.contains("line 6") && message.contains("localhost:8443"), "{message}");
+    }
+
+    #[test]
+    fn a_trust_domain_that_is_none_is_refused() {
+        assert!(refused(&LEAST.replace("cluster1.org", "Cluster1.org")).contains("line 2"));
+    }
+
+    #[test]
+    fn a_network_link_says_what_to_write_instead() {
+        let message = refused(&LEAST.replace("unix:///run/entente/link.sock", "dns:///endpoint:8444"));
+        assert!(message.contains("unix:///run/entente/link.sock"), "{message}");
+    }
+
+    #[test]
+    fn profiles_take_only_their_own_keys() {
+        let web = LEAST.replace("https_spiffe", "https_web");
+        assert!(refused(&web).contains("certificate_file"));
+        let files = "certificate_file = \"c\"\nprivate_key_file = \"k\"\n";
+        assert!(Config::parse(&format!("{web}{files}")).is_ok());
+        assert!(refused(&format!("{web}{files}identity = \"server\"\n")).contains("identity"));
+        assert!(refused(&format!("{LEAST}{files}")).contains("certificate_file"));
+    }
+
+    #[test]
+    fn bounds_that_contradict_each_other_are_refused() {
+        let text = format!("{LEAST}[fetch]\nminimum_interval = \"2h\"\n");
+        assert!(refused(&text).contains("maximum_interval"));
+        assert!(refused(&format!("{LEAST}[fetch]\nmax_bytes = 0\n")).contains("max_bytes"));
+        assert!(refused(&format!("{LEAST}[fetch]\nmax_bytes = -1\n")).contains("max_bytes"));
+    }
+
+    #[test]
+    fn more_listeners_are_read_in_order() {
+        let text = format!(
+            "{LEAST}[[also_serve]]\nlisten = \"[::1]:0\"\nprofile = \"https_spiffe\"\nidentity = \"workload\"\n"
+        );
+        let config = Config::parse(&text).unwrap();
+        assert_eq!(config.public_listeners().count(), 2);
+    }
+}

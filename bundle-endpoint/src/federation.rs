@@ -1,0 +1,10 @@
+//! Fetching foreign bundles: who with, one fetch, and when to fetch again.
+
+mod body;
+pub mod client;
+mod dial;
+pub mod error;
+pub mod refresher;
+pub mod relationship;
+pub mod url;
+pub mod web;

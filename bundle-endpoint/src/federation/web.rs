@@ -1,0 +1,146 @@
+//! Web PKI for `https_web`: the system's authorities or exactly the configured ones, and a helpful word when what answers
+//! is an X509-SVID.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use entente_bundle::svid;
+use entente_bundle::tls::provider;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tracing::{debug, warn};
+
+use super::error::FetchError;
+
+/// The system's authorities are read again after so long.
+const SYSTEM_ROOTS_AGE: Duration = Duration::from_secs(3600);
+
+/// The system's web PKI authorities, read when first wanted.
+#[derive(Debug, Default)]
+pub struct SystemRoots(Mutex<Option<(Instant, Arc<RootCertStore>)>>);
+
+impl SystemRoots {
+    /// The current ones.
+    async fn load(self: &Arc<Self>) -> Result<Arc<RootCertStore>, FetchError> {
+        let roots = Arc::clone(self);
+        // Hundreds of files may have to be read.
+        let loaded = tokio::task::spawn_blocking(move || roots.load_now());
+        loaded.await.unwrap_or_else(|_| Err(FetchError::WebRoots { detail: "reading them failed".into() }))
+    }
+
+    fn load_now(&self) -> Result<Arc<RootCertStore>, FetchError> {
+        let mut kept = crate::lock(&self.0);
+        if let Some((since, roots)) = kept.as_ref()
+            && since.elapsed() < SYSTEM_ROOTS_AGE
+        {
+            return Ok(Arc::clone(roots));
+        }
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            warn!(%error, "system authorities not all readable");
+        }
+        let mut roots = RootCertStore::empty();
+        let (_, ignored) = roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            return Err(FetchError::WebRoots { detail: "the system has none".into() });
+        }
+        debug!(count = roots.len(), ignored, "system authorities read");
+        let roots = Arc::new(roots);
+        *kept = Some((Instant::now(), Arc::clone(&roots)));
+        Ok(roots)
+    }
+}
+
+/// Exactly the certificates of a PEM text.
+pub(crate) fn roots_from_pem(pem: &str) -> Result<Arc<RootCertStore>, FetchError> {
+    let refused = |detail: String| FetchError::WebRoots { detail };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| refused(format!("not pem: {error}")))?;
+        roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(refused("the pem text holds no certificate".into()));
+    }
+    Ok(Arc::new(roots))
+}
+
+/// TLS for one `https_web` fetch.
+pub(crate) async fn client_config(
+    ca_certificates: Option<&str>,
+    system: &Arc<SystemRoots>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, FetchError> {
+    let roots = match ca_certificates {
+        Some(pem) => roots_from_pem(pem)?,
+        None => system.load().await?,
+    };
+    let unusable = |detail: String| FetchError::WebRoots { detail };
+    let inner = WebPkiServerVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|error| unusable(error.to_string()))?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(WebVerifier { inner }))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+/// A refused web certificate that is an X509-SVID.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate is an x509-svid, not a web certificate: {refusal}")]
+pub(crate) struct SvidInsteadOfWeb {
+    pub(crate) refusal: rustls::Error,
+}
+
+/// The web PKI verifier, which looks at what it refused to find out whether the profile is the wrong one.
+#[derive(Debug)]
+struct WebVerifier {
+    inner: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for WebVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now);
+        verified.map_err(|refusal| match svid::leaf_id(leaf) {
+            Ok(_) => rustls::Error::Other(OtherError(Arc::new(SvidInsteadOfWeb { refusal }))),
+            Err(_) => refusal,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}

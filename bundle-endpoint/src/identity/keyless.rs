@@ -1,0 +1,225 @@
+//! Serving as the SPIRE Server without its key: certificate chains lent by linked plugins, each signature asked for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use entente_bundle::svid::{self, SvidError};
+use entente_bundle::{Authorizer, Bundle, SpiffeId, TrustDomain};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{OtherError, SignatureAlgorithm, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest, Sha256};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+
+use crate::link::{LinkId, SignError, SignQueue};
+use crate::metrics::Metrics;
+
+/// How long a failed signature counts against readiness; without an end, a pod that gets no traffic would never be ready again.
+const FAILURE_COUNTS_FOR_SECONDS: u64 = 30;
+
+/// Why a lent certificate chain was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LentError {
+    /// Not ours to show.
+    #[error("the lent certificate is of {presented}, which is not a member of {expected}")]
+    ForeignId { presented: SpiffeId, expected: TrustDomain },
+    /// No key that TLS 1.3 signs with here.
+    #[error("the lent certificate has a key of a kind that cannot sign here")]
+    KeyKind,
+    /// No X509-SVID.
+    #[error("the lent certificate is no x509-svid")]
+    Leaf(#[from] SvidError),
+    /// Nothing at all.
+    #[error("the lent certificate cannot be read")]
+    Unreadable,
+}
+
+/// One chain that a linked plugin signs for.
+#[derive(Debug)]
+pub(crate) struct LentIdentity {
+    pub(crate) link: LinkId,
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) not_after: u64,
+    /// Whether consumers of the published bundle can verify it.
+    verifies: bool,
+    key: Arc<CertifiedKey>,
+}
+
+/// The identities that can be shown now, best first.
+#[derive(Debug, Default)]
+pub(crate) struct Lenders {
+    identities: ArcSwap<Vec<Arc<LentIdentity>>>,
+    health: Arc<SignHealth>,
+}
+
+/// When the last signature failed, and why.
+#[derive(Debug, Default)]
+struct SignHealth {
+    failed_at: AtomicU64,
+    failure: Mutex<Option<SignError>>,
+}
+
+impl LentIdentity {
+    /// Checks a chain (leaf first) that `link` signs for.
+    pub(crate) fn new(
+        link: LinkId,
+        chain: Vec<CertificateDer<'static>>,
+        trust_domain: &TrustDomain,
+        queue: Arc<SignQueue>,
+        lenders: &Lenders,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, LentError> {
+        let leaf = chain.first().ok_or(LentError::Unreadable)?;
+        let spiffe_id = svid::leaf_id(leaf)?;
+        if spiffe_id.trust_domain() != trust_domain {
+            return Err(LentError::ForeignId { presented: spiffe_id, expected: trust_domain.clone() });
+        }
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| LentError::Unreadable)?;
+        let schemes = schemes_of(&parsed).ok_or(LentError::KeyKind)?;
+        let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        let leaf_sha256 = Sha256::digest(leaf).into();
+        let health = Arc::clone(&lenders.health);
+        let signer = RemoteKey { schemes, leaf_sha256, queue, health, metrics };
+        let key = Arc::new(CertifiedKey::new(chain, Arc::new(signer)));
+        Ok(Self { link, spiffe_id, not_after, verifies: false, key })
+    }
+
+    /// The same, with its standing under the published bundle looked at again.
+    fn judged(&self, published: Option<&Bundle>, now: UnixTime) -> Self {
+        let verifies = match (published, self.key.cert.split_first()) {
+            (Some(bundle), Some((leaf, intermediates))) => {
+                svid::verify(leaf, intermediates, bundle, &Authorizer::exact(self.spiffe_id.clone()), now)
+                    .is_ok()
+            }
+            _ => false,
+        };
+        Self {
+            link: self.link,
+            spiffe_id: self.spiffe_id.clone(),
+            not_after: self.not_after,
+            verifies,
+            key: Arc::clone(&self.key),
+        }
+    }
+}
+
+impl Lenders {
+    /// Replaces what can be shown. `newest_first` is the order among equals.
+    pub(crate) fn replace(
+        &self,
+        newest_first: &[Arc<LentIdentity>],
+        published: Option<&Bundle>,
+        now: UnixTime,
+    ) {
+        let mut judged: Vec<_> =
+            newest_first.iter().map(|identity| Arc::new(identity.judged(published, now))).collect();
+        // Consumers verify with the published bundle: a chain that it does not cover is the last resort, not a refusal,
+        // because a consumer may hold a newer bundle than we do.
+        judged.sort_by_key(|identity| !identity.verifies);
+        self.identities.store(Arc::new(judged));
+    }
+
+    /// The one to show now.
+    pub(crate) fn current(&self, now: UnixTime) -> Option<Arc<LentIdentity>> {
+        self.identities.load().iter().find(|identity| now.as_secs() < identity.not_after).cloned()
+    }
+
+    /// Why there is none, in words for an operator.
+    pub(crate) fn why_none(&self, links: usize) -> &'static str {
+        if links == 0 {
+            "no plugin is linked"
+        } else if self.identities.load().is_empty() {
+            "the plugin lends no identity: serve_as_server is off there, or it has none yet"
+        } else {
+            "the lent certificate has expired"
+        }
+    }
+
+    /// The last signature, if it failed lately.
+    pub(crate) fn recent_failure(&self, now: UnixTime) -> Option<SignError> {
+        let failed_at = self.health.failed_at.load(Ordering::Relaxed);
+        let recent = failed_at != 0 && now.as_secs().saturating_sub(failed_at) < FAILURE_COUNTS_FOR_SECONDS;
+        if recent { crate::lock(&self.health.failure).clone() } else { None }
+    }
+}
+
+impl ResolvesServerCert for Lenders {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current(crate::time::unix_now()).map(|identity| Arc::clone(&identity.key))
+    }
+}
+
+/// A key that is elsewhere.
+#[derive(Clone, Debug)]
+struct RemoteKey {
+    schemes: &'static [SignatureScheme],
+    leaf_sha256: [u8; 32],
+    queue: Arc<SignQueue>,
+    health: Arc<SignHealth>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct RemoteSigner {
+    key: RemoteKey,
+    scheme: SignatureScheme,
+}
+
+impl SigningKey for RemoteKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let scheme = *self.schemes.iter().find(|scheme| offered.contains(scheme))?;
+        Some(Box::new(RemoteSigner { key: self.clone(), scheme }))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        match self.schemes {
+            RSA => SignatureAlgorithm::RSA,
+            _ => SignatureAlgorithm::ECDSA,
+        }
+    }
+}
+
+impl Signer for RemoteSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let RemoteKey { leaf_sha256, queue, health, metrics, .. } = &self.key;
+        let result = queue.sign(*leaf_sha256, self.scheme, message);
+        metrics.sign_request(result.as_ref().map_or_else(SignError::reason, |_| "ok"));
+        match result {
+            Ok(signature) => {
+                health.failed_at.store(0, Ordering::Relaxed);
+                Ok(signature)
+            }
+            Err(error) => {
+                *crate::lock(&health.failure) = Some(error.clone());
+                health.failed_at.store(crate::time::unix_now().as_secs(), Ordering::Relaxed);
+                Err(rustls::Error::Other(OtherError(Arc::new(error))))
+            }
+        }
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.scheme
+    }
+}
+
+const P256: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP256_SHA256];
+const P384: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP384_SHA384];
+const RSA: &[SignatureScheme] =
+    &[SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PSS_SHA384, SignatureScheme::RSA_PSS_SHA512];
+
+// SPIRE's `ca_key_type` is one of rsa-2048, rsa-4096, ec-p256, ec-p384, and the SVID's key is of the same kind.
+fn schemes_of(leaf: &X509Certificate<'_>) -> Option<&'static [SignatureScheme]> {
+    match leaf.public_key().parsed().ok()? {
+        PublicKey::EC(point) => match point.key_size() {
+            256 => Some(P256),
+            384 => Some(P384),
+            _ => None,
+        },
+        PublicKey::RSA(_) => Some(RSA),
+        _ => None,
+    }
+}

@@ -1,0 +1,109 @@
+//! What SPIRE Server holds for foreign trust domains, as the plugin told it: the newest word counts, from whichever link,
+//! and it stays when the plugin is away.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use entente_bundle::{Bundle, BundleSource, TrustDomain};
+use tokio::sync::watch;
+
+/// One trust domain's share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// `None` when SPIRE holds none.
+    pub(crate) bundle: Option<Arc<Bundle>>,
+    /// What authenticates an endpoint where `bundle` cannot.
+    pub(crate) authentication_bundle: Option<Arc<Bundle>>,
+}
+
+/// All of them. A verifier asks it at each handshake, so the bundle held *now* decides (FED 5.2.2.4).
+#[derive(Debug, Default)]
+pub(crate) struct HeldTable(Mutex<HashMap<TrustDomain, watch::Sender<Held>>>);
+
+impl Held {
+    /// What an `https_spiffe` endpoint of this trust domain is verified with.
+    pub(crate) fn authenticating(&self) -> Option<&Arc<Bundle>> {
+        self.authentication_bundle.as_ref().or(self.bundle.as_ref())
+    }
+}
+
+impl HeldTable {
+    /// True when this is news.
+    pub(crate) fn set(&self, trust_domain: &TrustDomain, held: Held) -> bool {
+        self.with(trust_domain, |sender| {
+            sender.send_if_modified(|current| {
+                let news = *current != held;
+                if news {
+                    *current = held;
+                }
+                news
+            })
+        })
+    }
+
+    pub(crate) fn current(&self, trust_domain: &TrustDomain) -> Held {
+        crate::lock(&self.0).get(trust_domain).map(|sender| sender.borrow().clone()).unwrap_or_default()
+    }
+
+    /// Wakes when the share of `trust_domain` changes; the sender lives as long as the table.
+    pub(crate) fn subscribe(&self, trust_domain: &TrustDomain) -> watch::Receiver<Held> {
+        self.with(trust_domain, watch::Sender::subscribe)
+    }
+
+    fn with<T>(&self, trust_domain: &TrustDomain, act: impl FnOnce(&watch::Sender<Held>) -> T) -> T {
+        let mut table = crate::lock(&self.0);
+        match table.get(trust_domain) {
+            Some(sender) => act(sender),
+            None => act(table.entry(trust_domain.clone()).or_default()),
+        }
+    }
+}
+
+impl BundleSource for HeldTable {
+    fn bundle_for(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
+        self.current(trust_domain).authenticating().cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(name: &str) -> TrustDomain {
+        TrustDomain::new(name).unwrap()
+    }
+
+    fn bundle(name: &str, sequence_number: u64) -> Arc<Bundle> {
+        Arc::new(Bundle::new(domain(name), vec![], vec![], Some(sequence_number), None))
+    }
+
+    #[test]
+    fn a_bundle_answers_for_its_own_trust_domain_only() {
+        let table = HeldTable::default();
+        let held = Held { bundle: Some(bundle("a.test", 1)), authentication_bundle: None };
+        assert!(table.set(&domain("a.test"), held));
+        assert!(table.bundle_for(&domain("a.test")).is_some());
+        assert!(table.bundle_for(&domain("b.test")).is_none());
+    }
+
+    #[test]
+    fn the_authentication_bundle_wins_where_there_is_one() {
+        let table = HeldTable::default();
+        let held =
+            Held { bundle: Some(bundle("a.test", 1)), authentication_bundle: Some(bundle("a.test", 2)) };
+        table.set(&domain("a.test"), held);
+        assert_eq!(table.bundle_for(&domain("a.test")), Some(bundle("a.test", 2)));
+    }
+
+    #[test]
+    fn a_repeat_is_no_news() {
+        let table = HeldTable::default();
+        let mut receiver = table.subscribe(&domain("a.test"));
+        let held = || Held { bundle: Some(bundle("a.test", 1)), authentication_bundle: None };
+        assert!(table.set(&domain("a.test"), held()));
+        assert!(receiver.has_changed().unwrap());
+        receiver.mark_unchanged();
+        assert!(!table.set(&domain("a.test"), held()));
+        assert!(!receiver.has_changed().unwrap());
+    }
+}

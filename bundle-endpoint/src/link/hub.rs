@@ -1,0 +1,308 @@
+//! What all links say, merged: one own bundle, one list of relationships, one table of held bundles.
+//!
+//! Several plugins may be linked (servers of one trust domain that share a datastore, or two plugins of one server). When a
+//! link ends, what it said stays in force until another link says something else: only its signatures are gone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use entente_bundle::{Bundle, TrustDomain};
+use tokio::sync::watch;
+
+use super::{Held, HeldTable, OfferTable};
+use crate::federation::relationship::FederationRelationship;
+use crate::identity::keyless::{Lenders, LentIdentity};
+use crate::metrics::Metrics;
+
+/// Every relationship there is.
+pub(crate) type Relationships = BTreeMap<TrustDomain, Arc<FederationRelationship>>;
+
+/// Tells links apart; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LinkId(u64);
+
+/// Who is linked, for the status page.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkInfo {
+    pub(crate) plugin_version: String,
+    pub(crate) uid: u32,
+    pub(crate) pid: Option<i32>,
+    pub(crate) since: SystemTime,
+    pub(crate) lends: Option<Arc<LentIdentity>>,
+}
+
+/// The merged state of all links.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    trust_domain: TrustDomain,
+    pub(crate) metrics: Arc<Metrics>,
+    links: Mutex<Links>,
+    link_count: watch::Sender<usize>,
+    own_bundle: watch::Sender<Option<Arc<Bundle>>>,
+    relationships: watch::Sender<Arc<Relationships>>,
+    pub(crate) held: HeldTable,
+    pub(crate) offers: OfferTable,
+    pub(crate) lenders: Arc<Lenders>,
+}
+
+#[derive(Debug, Default)]
+struct Links {
+    last_id: u64,
+    // Counts messages, so that "newest" has a meaning between links.
+    clock: u64,
+    open: BTreeMap<LinkId, LinkState>,
+}
+
+/// What one link said, each with the time on our own clock of messages.
+#[derive(Debug)]
+struct LinkState {
+    info: LinkInfo,
+    own_bundle: Option<(u64, Arc<Bundle>)>,
+    relationships: Option<(u64, Arc<Relationships>)>,
+    identity: Option<(u64, Arc<LentIdentity>)>,
+}
+
+impl Hub {
+    pub(crate) fn new(trust_domain: TrustDomain, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            trust_domain,
+            metrics,
+            links: Mutex::default(),
+            link_count: watch::Sender::new(0),
+            own_bundle: watch::Sender::new(None),
+            relationships: watch::Sender::default(),
+            held: HeldTable::default(),
+            offers: OfferTable::new(),
+            lenders: Arc::default(),
+        })
+    }
+
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    pub(crate) fn own_bundle(&self) -> watch::Receiver<Option<Arc<Bundle>>> {
+        self.own_bundle.subscribe()
+    }
+
+    pub(crate) fn relationships(&self) -> watch::Receiver<Arc<Relationships>> {
+        self.relationships.subscribe()
+    }
+
+    /// How many plugins are linked now.
+    pub(crate) fn link_count(&self) -> watch::Receiver<usize> {
+        self.link_count.subscribe()
+    }
+
+    pub(crate) fn links(&self) -> Vec<LinkInfo> {
+        let links = crate::lock(&self.links);
+        let info = |link: &LinkState| LinkInfo {
+            lends: link.identity.as_ref().map(|(_, identity)| Arc::clone(identity)),
+            ..link.info.clone()
+        };
+        links.open.values().map(info).collect()
+    }
+
+    pub(crate) fn open(&self, info: LinkInfo) -> LinkId {
+        let mut links = crate::lock(&self.links);
+        links.last_id += 1;
+        let id = LinkId(links.last_id);
+        let state = LinkState { info, own_bundle: None, relationships: None, identity: None };
+        links.open.insert(id, state);
+        self.count(&links);
+        id
+    }
+
+    pub(crate) fn close(&self, id: LinkId) {
+        let mut links = crate::lock(&self.links);
+        links.open.remove(&id);
+        self.count(&links);
+        // What is left is what the other links say; with no other link, all stays as it was.
+        self.merge_own_bundle(&links);
+        self.merge_relationships(&links);
+        self.merge_identities(&links);
+    }
+
+    /// `None` when the plugin does not know it yet, which takes nothing away.
+    pub(crate) fn take_own_bundle(&self, id: LinkId, bundle: Option<Arc<Bundle>>) {
+        self.update(id, |state, now| state.own_bundle = bundle.map(|bundle| (now, bundle)));
+        let links = crate::lock(&self.links);
+        self.merge_own_bundle(&links);
+        self.merge_identities(&links);
+    }
+
+    pub(crate) fn take_relationships(&self, id: LinkId, relationships: Relationships) {
+        self.update(id, |state, now| state.relationships = Some((now, Arc::new(relationships))));
+        self.merge_relationships(&crate::lock(&self.links));
+    }
+
+    /// `None` when the plugin lends nothing.
+    pub(crate) fn take_identity(&self, id: LinkId, identity: Option<Arc<LentIdentity>>) {
+        self.update(id, |state, now| state.identity = identity.map(|identity| (now, identity)));
+        self.merge_identities(&crate::lock(&self.links));
+    }
+
+    /// Whichever link speaks last is right: linked servers share one datastore.
+    pub(crate) fn take_held(&self, trust_domain: &TrustDomain, held: Held) -> bool {
+        self.held.set(trust_domain, held)
+    }
+
+    /// Looks at lent identities again as time passes: certificates become valid and authorities end.
+    pub(crate) fn judge_identities(&self) {
+        self.merge_identities(&crate::lock(&self.links));
+    }
+
+    fn update(&self, id: LinkId, change: impl FnOnce(&mut LinkState, u64)) {
+        let mut links = crate::lock(&self.links);
+        links.clock += 1;
+        let now = links.clock;
+        if let Some(state) = links.open.get_mut(&id) {
+            change(state, now);
+        }
+    }
+
+    fn count(&self, links: &Links) {
+        let count = links.open.len();
+        self.link_count.send_replace(count);
+        self.metrics.links(count);
+    }
+
+    // The highest sequence number, else the newest. With no link that knows one, the last stays.
+    fn merge_own_bundle(&self, links: &Links) {
+        let known = links.open.values().filter_map(|state| state.own_bundle.as_ref());
+        let best = known.max_by_key(|(time, bundle)| (bundle.sequence_number(), *time));
+        let Some((_, best)) = best else { return };
+        self.own_bundle.send_if_modified(|current| {
+            let news = current.as_ref() != Some(best);
+            if news {
+                *current = Some(Arc::clone(best));
+            }
+            news
+        });
+    }
+
+    // The union; where two links name one domain, the newer word counts.
+    fn merge_relationships(&self, links: &Links) {
+        let mut known: Vec<_> =
+            links.open.values().filter_map(|state| state.relationships.as_ref()).collect();
+        if known.is_empty() {
+            return;
+        }
+        known.sort_by_key(|(time, _)| *time);
+        let mut union = Relationships::new();
+        for (_, relationships) in known {
+            union.extend(relationships.iter().map(|(name, value)| (name.clone(), Arc::clone(value))));
+        }
+        self.relationships.send_if_modified(|current| {
+            let news = **current != union;
+            if news {
+                *current = Arc::new(union);
+            }
+            news
+        });
+    }
+
+    fn merge_identities(&self, links: &Links) {
+        let mut lent: Vec<_> = links.open.values().filter_map(|state| state.identity.as_ref()).collect();
+        lent.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+        let newest_first: Vec<_> = lent.into_iter().map(|(_, identity)| Arc::clone(identity)).collect();
+        let published = self.own_bundle.borrow().clone();
+        self.lenders.replace(&newest_first, published.as_deref(), crate::time::unix_now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::federation::relationship::{EndpointProfile, Mode};
+
+    fn domain(name: &str) -> TrustDomain {
+        TrustDomain::new(name).unwrap()
+    }
+
+    fn hub() -> Arc<Hub> {
+        Hub::new(domain("a.test"), Arc::new(Metrics::new()))
+    }
+
+    fn info() -> LinkInfo {
+        LinkInfo { plugin_version: "0".into(), uid: 0, pid: None, since: SystemTime::UNIX_EPOCH, lends: None }
+    }
+
+    fn bundle(sequence_number: Option<u64>) -> Option<Arc<Bundle>> {
+        Some(Arc::new(Bundle::new(domain("a.test"), vec![], vec![], sequence_number, None)))
+    }
+
+    fn relationships(names: &[&str]) -> Relationships {
+        let one = |name: &&str| {
+            let relationship = FederationRelationship {
+                trust_domain: domain(name),
+                bundle_endpoint_url: format!("https://{name}/"),
+                profile: EndpointProfile::HttpsWeb { ca_certificates: None },
+                mode: Mode::Managed,
+                follow_redirects: false,
+            };
+            (domain(name), Arc::new(relationship))
+        };
+        names.iter().map(one).collect()
+    }
+
+    fn names(hub: &Hub) -> Vec<String> {
+        hub.relationships().borrow().keys().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_own_bundle_survives_the_link() {
+        let hub = hub();
+        let link = hub.open(info());
+        hub.take_own_bundle(link, bundle(Some(3)));
+        hub.close(link);
+        assert_eq!(*hub.own_bundle().borrow(), bundle(Some(3)));
+        assert_eq!(*hub.link_count().borrow(), 0);
+    }
+
+    #[test]
+    fn of_two_links_the_higher_sequence_number_is_published() {
+        let hub = hub();
+        let (one, two) = (hub.open(info()), hub.open(info()));
+        hub.take_own_bundle(one, bundle(Some(5)));
+        hub.take_own_bundle(two, bundle(Some(4)));
+        assert_eq!(*hub.own_bundle().borrow(), bundle(Some(5)));
+        hub.take_own_bundle(two, bundle(Some(6)));
+        assert_eq!(*hub.own_bundle().borrow(), bundle(Some(6)));
+    }
+
+    #[test]
+    fn a_new_link_may_start_the_sequence_again() {
+        let hub = hub();
+        let old = hub.open(info());
+        hub.take_own_bundle(old, bundle(Some(9)));
+        hub.close(old);
+        let new = hub.open(info());
+        hub.take_own_bundle(new, None);
+        assert_eq!(
+            *hub.own_bundle().borrow(),
+            bundle(Some(9)),
+            "a plugin that knows nothing yet takes nothing away"
+        );
+        hub.take_own_bundle(new, bundle(Some(1)));
+        assert_eq!(*hub.own_bundle().borrow(), bundle(Some(1)));
+    }
+
+    #[test]
+    fn relationships_are_the_union_and_survive_the_link() {
+        let hub = hub();
+        let (one, two) = (hub.open(info()), hub.open(info()));
+        hub.take_relationships(one, relationships(&["b.test", "c.test"]));
+        hub.take_relationships(two, relationships(&["c.test", "d.test"]));
+        assert_eq!(names(&hub), ["b.test", "c.test", "d.test"]);
+        hub.close(one);
+        assert_eq!(names(&hub), ["c.test", "d.test"]);
+        hub.close(two);
+        assert_eq!(names(&hub), ["c.test", "d.test"]);
+        let three = hub.open(info());
+        assert_eq!(names(&hub), ["c.test", "d.test"]);
+        hub.take_relationships(three, relationships(&[]));
+        assert!(names(&hub).is_empty(), "an empty list is an end, not a loss");
+    }
+}

@@ -1,0 +1,188 @@
+//! Bundles on offer to the plugin: the newest of each trust domain, and what became of it.
+//!
+//! Offer IDs only grow, so a link that remembers the last ID it sent knows what is left to send, and a new link sends all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use entente_bundle::{Bundle, TrustDomain};
+use tokio::sync::watch;
+
+/// One bundle on offer.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) id: u64,
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) bundle_endpoint_url: String,
+    outcome: watch::Sender<Outcome>,
+}
+
+/// What the plugin made of an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// SPIRE could not be reached or failed; worth offering again.
+    Failed { reason: String },
+    /// Not answered yet.
+    Pending,
+    /// Offering it again will not help.
+    Refused { reason: String },
+    /// SPIRE holds it now.
+    Set,
+    /// SPIRE held the same already.
+    Unchanged,
+}
+
+/// Every bundle on offer.
+#[derive(Debug)]
+pub(crate) struct OfferTable {
+    inner: Mutex<Inner>,
+    latest: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last_id: u64,
+    by_id: BTreeMap<u64, Arc<Offer>>,
+    current: HashMap<TrustDomain, u64>,
+}
+
+impl Offer {
+    /// Seen by whoever offered it.
+    pub(crate) fn outcome(&self) -> watch::Receiver<Outcome> {
+        self.outcome.subscribe()
+    }
+}
+
+impl Outcome {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Failed { .. } => "failed",
+            Self::Pending => "pending",
+            Self::Refused { .. } => "refused",
+            Self::Set => "set",
+            Self::Unchanged => "unchanged",
+        }
+    }
+
+    pub(crate) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Failed { reason } | Self::Refused { reason } => Some(reason),
+            Self::Pending | Self::Set | Self::Unchanged => None,
+        }
+    }
+}
+
+impl OfferTable {
+    pub(crate) fn new() -> Self {
+        Self { inner: Mutex::default(), latest: watch::Sender::new(0) }
+    }
+
+    /// Offers `bundle` in place of whatever was on offer for its trust domain.
+    pub(crate) fn put(&self, bundle: Arc<Bundle>, bundle_endpoint_url: &str) -> Arc<Offer> {
+        let mut inner = crate::lock(&self.inner);
+        inner.last_id += 1;
+        let offer = Arc::new(Offer {
+            id: inner.last_id,
+            bundle,
+            bundle_endpoint_url: bundle_endpoint_url.to_owned(),
+            outcome: watch::Sender::new(Outcome::Pending),
+        });
+        let trust_domain = offer.bundle.trust_domain().clone();
+        if let Some(earlier) = inner.current.insert(trust_domain, offer.id) {
+            inner.by_id.remove(&earlier);
+        }
+        inner.by_id.insert(offer.id, Arc::clone(&offer));
+        drop(inner);
+        self.latest.send_replace(offer.id);
+        offer
+    }
+
+    /// Nothing is on offer for `trust_domain` any more.
+    pub(crate) fn withdraw(&self, trust_domain: &TrustDomain) {
+        let mut inner = crate::lock(&self.inner);
+        if let Some(id) = inner.current.remove(trust_domain) {
+            inner.by_id.remove(&id);
+        }
+    }
+
+    /// What is on offer and newer than `id`, oldest first.
+    pub(crate) fn after(&self, id: u64) -> Vec<Arc<Offer>> {
+        crate::lock(&self.inner)
+            .by_id
+            .range(id.saturating_add(1)..)
+            .map(|(_, offer)| Arc::clone(offer))
+            .collect()
+    }
+
+    /// Wakes whenever something new is on offer.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.latest.subscribe()
+    }
+
+    /// Notes the plugin's answer; false when that offer is no longer on the table.
+    pub(crate) fn record(&self, trust_domain: &TrustDomain, id: u64, outcome: Outcome) -> bool {
+        let inner = crate::lock(&self.inner);
+        let offer = inner.by_id.get(&id).filter(|offer| offer.bundle.trust_domain() == trust_domain);
+        let Some(offer) = offer else {
+            return false;
+        };
+        offer.outcome.send_if_modified(|current| {
+            // Several plugins may answer one offer; once SPIRE holds it, a latecomer's failure is no news.
+            let settled = matches!(current, Outcome::Set | Outcome::Unchanged);
+            let worse = matches!(outcome, Outcome::Failed { .. } | Outcome::Refused { .. });
+            if (settled && worse) || *current == outcome {
+                return false;
+            }
+            *current = outcome;
+            true
+        });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(name: &str) -> Arc<Bundle> {
+        Arc::new(Bundle::new(TrustDomain::new(name).unwrap(), vec![], vec![], None, None))
+    }
+
+    fn ids(offers: &[Arc<Offer>]) -> Vec<u64> {
+        offers.iter().map(|offer| offer.id).collect()
+    }
+
+    #[test]
+    fn only_the_newest_offer_of_a_domain_is_on_the_table() {
+        let table = OfferTable::new();
+        table.put(bundle("a.test"), "https://a.test/");
+        table.put(bundle("b.test"), "https://b.test/");
+        table.put(bundle("a.test"), "https://a.test/");
+        assert_eq!(ids(&table.after(0)), [2, 3]);
+        assert_eq!(ids(&table.after(2)), [3]);
+        table.withdraw(&TrustDomain::new("a.test").unwrap());
+        assert_eq!(ids(&table.after(0)), [2]);
+    }
+
+    #[test]
+    fn an_answer_to_a_replaced_offer_or_for_another_domain_is_ignored() {
+        let table = OfferTable::new();
+        let a = TrustDomain::new("a.test").unwrap();
+        let first = table.put(bundle("a.test"), "");
+        let second = table.put(bundle("a.test"), "");
+        assert!(!table.record(&a, first.id, Outcome::Set));
+        assert!(!table.record(&TrustDomain::new("b.test").unwrap(), second.id, Outcome::Set));
+        assert_eq!(*second.outcome().borrow(), Outcome::Pending);
+    }
+
+    #[test]
+    fn once_set_a_second_plugins_failure_changes_nothing() {
+        let table = OfferTable::new();
+        let a = TrustDomain::new("a.test").unwrap();
+        let offer = table.put(bundle("a.test"), "");
+        assert!(table.record(&a, offer.id, Outcome::Failed { reason: "away".into() }));
+        assert!(table.record(&a, offer.id, Outcome::Set));
+        assert!(table.record(&a, offer.id, Outcome::Failed { reason: "away".into() }));
+        assert_eq!(*offer.outcome().borrow(), Outcome::Set);
+    }
+}

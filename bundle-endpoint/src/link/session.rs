@@ -1,0 +1,350 @@
+//! One stream of one plugin, from its Hello to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use entente_proto::link::v1::endpoint_message::Message as ToPlugin;
+use entente_proto::link::v1::link_server::Link;
+use entente_proto::link::v1::plugin_message::Message as FromPlugin;
+use entente_proto::link::v1::sign_response::Result as SignResult;
+use entente_proto::link::v1::{
+    EndpointHello, EndpointMessage, Heartbeat, HeldBundle, OfferOutcome, OfferedBundle, OwnBundle,
+    PluginHello, PluginMessage, Relationships as RelationshipsMessage, ServerIdentity, SignRequest,
+    SignResponse,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use super::hub::{Hub, LinkId, LinkInfo, Relationships};
+use super::offers::Offer;
+use super::signing::SignQueue;
+use super::socket::LinkPeer;
+use super::wire::{self, MessageError};
+use crate::identity::keyless::LentIdentity;
+
+/// Sent when there was nothing else to say for so long.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Silence of the other side that ends a link.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// The gRPC service behind the socket.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkService {
+    hub: Arc<Hub>,
+    stop: CancellationToken,
+}
+
+type ToPluginSender = mpsc::Sender<Result<EndpointMessage, Status>>;
+
+impl LinkService {
+    pub(crate) fn new(hub: Arc<Hub>, stop: CancellationToken) -> Self {
+        Self { hub, stop }
+    }
+}
+
+#[tonic::async_trait]
+impl Link for LinkService {
+    type ConnectStream = ReceiverStream<Result<EndpointMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<PluginMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let peer = request.extensions().get::<LinkPeer>().copied();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("the user id of the peer is not known"))?;
+        if !peer.allowed {
+            // The socket has logged and counted it.
+            return Err(Status::permission_denied(format!(
+                "user id {} may not link: name it in [link] allowed_uids of the bundle endpoint",
+                peer.uid
+            )));
+        }
+        let (sender, receiver) = mpsc::channel(16);
+        let session = Session { hub: Arc::clone(&self.hub), peer, sender, stop: self.stop.clone() };
+        let span = info_span!("link", uid = peer.uid, pid = peer.pid);
+        tokio::spawn(session.run(request.into_inner()).instrument(span));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+struct Session {
+    hub: Arc<Hub>,
+    peer: LinkPeer,
+    sender: ToPluginSender,
+    stop: CancellationToken,
+}
+
+/// What a session knows once the plugin has said who it is.
+struct Linked {
+    hub: Arc<Hub>,
+    id: LinkId,
+    queue: Arc<SignQueue>,
+}
+
+impl Session {
+    async fn run(self, mut incoming: Streaming<PluginMessage>) {
+        let hello = EndpointHello {
+            trust_domain: self.hub.trust_domain().to_string(),
+            version: crate::VERSION.into(),
+        };
+        if self.send(ToPlugin::Hello(hello)).await.is_err() {
+            return;
+        }
+        let opened = tokio::select! {
+            () = self.stop.cancelled() => Err(Status::unavailable("the bundle endpoint is shutting down")),
+            opened = self.first_message(&mut incoming) => opened,
+        };
+        let ended = match opened {
+            Ok(hello) => self.linked(hello, incoming).await,
+            Err(status) => status,
+        };
+        // A plugin that is gone cannot hear it.
+        let _ = self.sender.send(Err(ended)).await;
+    }
+
+    async fn send(&self, message: ToPlugin) -> Result<(), ()> {
+        self.sender.send(Ok(EndpointMessage { message: Some(message) })).await.map_err(drop)
+    }
+
+    async fn first_message(&self, incoming: &mut Streaming<PluginMessage>) -> Result<PluginHello, Status> {
+        let refuse = |reason: &'static str, status: Status| {
+            self.hub.metrics.link_refusal(reason);
+            warn!(reason, detail = status.message(), "link refused");
+            status
+        };
+        let first = timeout(HEARTBEAT, incoming.message()).await;
+        let Ok(first) = first else {
+            return Err(refuse("no_hello", Status::deadline_exceeded("no hello came")));
+        };
+        let Some(PluginMessage { message: Some(FromPlugin::Hello(hello)) }) = first? else {
+            return Err(refuse("no_hello", Status::invalid_argument("the first message must be a hello")));
+        };
+        if hello.trust_domain != self.hub.trust_domain().as_str() {
+            let presented = crate::printable(&hello.trust_domain, 255);
+            let text = format!(
+                "this bundle endpoint is of trust domain {}, the plugin is of {presented}: \
+                 check `endpoint` in the plugin's configuration and `trust_domain` in the endpoint's",
+                self.hub.trust_domain()
+            );
+            return Err(refuse("other_trust_domain", Status::failed_precondition(text)));
+        }
+        Ok(hello)
+    }
+
+    async fn linked(&self, hello: PluginHello, mut incoming: Streaming<PluginMessage>) -> Status {
+        let info = LinkInfo {
+            plugin_version: crate::printable(&hello.version, 50),
+            uid: self.peer.uid,
+            pid: self.peer.pid,
+            since: SystemTime::now(),
+            lends: None,
+        };
+        info!(plugin_version = info.plugin_version, "plugin linked");
+        let (queue, requests) = SignQueue::new();
+        let linked = Linked { id: self.hub.open(info), hub: Arc::clone(&self.hub), queue };
+        let writer = Writer { hub: Arc::clone(&self.hub), sender: self.sender.clone() };
+        let writer = AbortOnDropHandle::new(tokio::spawn(writer.run(requests)));
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => Status::unavailable("the bundle endpoint is shutting down"),
+            ended = linked.read(&mut incoming) => ended,
+        };
+        drop(writer);
+        info!(reason = ended.message(), "plugin link ended");
+        ended
+    }
+}
+
+impl Drop for Linked {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.hub.close(self.id);
+    }
+}
+
+impl Linked {
+    async fn read(&self, incoming: &mut Streaming<PluginMessage>) -> Status {
+        loop {
+            match timeout(SILENCE, incoming.message()).await {
+                Ok(Ok(Some(message))) => self.take(message),
+                Ok(Ok(None)) => return Status::ok("the plugin closed the link"),
+                Ok(Err(status)) => return status,
+                Err(_) => return Status::deadline_exceeded("nothing was heard of the plugin"),
+            }
+        }
+    }
+
+    fn take(&self, message: PluginMessage) {
+        let taken = match message.message {
+            Some(FromPlugin::OwnBundle(message)) => self.own_bundle(&message),
+            Some(FromPlugin::ServerIdentity(message)) => {
+                self.server_identity(message);
+                Ok(())
+            }
+            Some(FromPlugin::Relationships(message)) => {
+                self.relationships(message);
+                Ok(())
+            }
+            Some(FromPlugin::HeldBundle(message)) => self.held_bundle(&message),
+            Some(FromPlugin::OfferOutcome(message)) => self.offer_outcome(&message),
+            Some(FromPlugin::SignResponse(message)) => {
+                self.sign_response(message);
+                Ok(())
+            }
+            // A second hello says nothing new; an unknown message is a newer plugin's.
+            Some(FromPlugin::Hello(_) | FromPlugin::Heartbeat(_)) | None => Ok(()),
+        };
+        if let Err(error) = taken {
+            self.refused("message of the plugin refused", &error);
+        }
+    }
+
+    fn refused(&self, event: &'static str, error: &MessageError) {
+        self.hub.metrics.link_refusal(error.reason());
+        warn!(reason = error.reason(), error = error as &dyn std::error::Error, "{event}");
+    }
+
+    fn own_bundle(&self, message: &OwnBundle) -> Result<(), MessageError> {
+        let read = |bundle| wire::bundle_of(self.hub.trust_domain(), bundle);
+        let bundle = message.bundle.as_ref().map(read).transpose()?;
+        self.hub.take_own_bundle(self.id, bundle);
+        Ok(())
+    }
+
+    fn server_identity(&self, message: ServerIdentity) {
+        let chain: Vec<_> = message.certificate_chain.into_iter().map(Into::into).collect();
+        if chain.is_empty() {
+            self.hub.take_identity(self.id, None);
+            return;
+        }
+        let lent = LentIdentity::new(
+            self.id,
+            chain,
+            self.hub.trust_domain(),
+            Arc::clone(&self.queue),
+            &self.hub.lenders,
+            Arc::clone(&self.hub.metrics),
+        );
+        match lent {
+            Ok(identity) => {
+                info!(spiffe_id = %identity.spiffe_id, not_after = identity.not_after, "server identity lent");
+                self.hub.take_identity(self.id, Some(Arc::new(identity)));
+            }
+            Err(error) => {
+                self.hub.metrics.link_refusal("identity");
+                warn!(error = &error as &dyn std::error::Error, "lent server identity refused");
+            }
+        }
+    }
+
+    fn relationships(&self, message: RelationshipsMessage) {
+        let mut relationships = Relationships::new();
+        for one in message.relationships {
+            match wire::relationship(self.hub.trust_domain(), one) {
+                Ok(one) => {
+                    relationships.insert(one.trust_domain.clone(), Arc::new(one));
+                }
+                Err(error) => self.refused("federation relationship refused", &error),
+            }
+        }
+        debug!(count = relationships.len(), "relationships received");
+        self.hub.take_relationships(self.id, relationships);
+    }
+
+    fn held_bundle(&self, message: &HeldBundle) -> Result<(), MessageError> {
+        let (trust_domain, held) = wire::held(self.hub.trust_domain(), message)?;
+        let sequence_number = held.bundle.as_ref().and_then(|bundle| bundle.sequence_number());
+        if self.hub.take_held(&trust_domain, held) {
+            debug!(%trust_domain, sequence_number, "held bundle received");
+        }
+        Ok(())
+    }
+
+    fn offer_outcome(&self, message: &OfferOutcome) -> Result<(), MessageError> {
+        let trust_domain = wire::domain(&message.trust_domain)?;
+        let Some(outcome) = wire::outcome(message) else {
+            return Ok(());
+        };
+        let name = outcome.name();
+        let reason = outcome.reason().map(str::to_owned);
+        if self.hub.offers.record(&trust_domain, message.offer_id, outcome) {
+            self.hub.metrics.offer(name);
+            info!(%trust_domain, outcome = name, reason, "offered bundle answered");
+        }
+        Ok(())
+    }
+
+    fn sign_response(&self, message: SignResponse) {
+        let answer = match message.result {
+            Some(SignResult::Signature(signature)) => Ok(signature),
+            Some(SignResult::Refusal(reason)) => Err(crate::printable(&reason, 200)),
+            None => Err("the answer holds no signature".into()),
+        };
+        self.queue.answer(message.request_id, answer);
+    }
+}
+
+/// Everything that goes to one plugin.
+struct Writer {
+    hub: Arc<Hub>,
+    sender: ToPluginSender,
+}
+
+impl Writer {
+    async fn run(self, mut requests: mpsc::Receiver<SignRequest>) {
+        let mut on_offer = self.hub.offers.subscribe();
+        // Zero: a new link is sent everything that is on offer.
+        let mut sent = 0;
+        on_offer.mark_changed();
+        let mut quiet_since = Instant::now();
+        loop {
+            let next = tokio::select! {
+                // A handshake waits for a signature; an offer can wait for that.
+                biased;
+                Some(request) = requests.recv() => self.send(ToPlugin::SignRequest(request)).await,
+                Ok(()) = on_offer.changed() => self.send_offers(&mut sent, &mut requests).await,
+                () = tokio::time::sleep_until(quiet_since + HEARTBEAT) => {
+                    self.send(ToPlugin::Heartbeat(Heartbeat {})).await
+                }
+                else => return,
+            };
+            if next.is_err() {
+                return;
+            }
+            quiet_since = Instant::now();
+        }
+    }
+
+    async fn send(&self, message: ToPlugin) -> Result<(), ()> {
+        self.sender.send(Ok(EndpointMessage { message: Some(message) })).await.map_err(drop)
+    }
+
+    async fn send_offers(
+        &self,
+        sent: &mut u64,
+        requests: &mut mpsc::Receiver<SignRequest>,
+    ) -> Result<(), ()> {
+        for offer in self.hub.offers.after(*sent) {
+            while let Ok(request) = requests.try_recv() {
+                self.send(ToPlugin::SignRequest(request)).await?;
+            }
+            *sent = offer.id;
+            self.send(ToPlugin::OfferedBundle(offered(&offer))).await?;
+        }
+        Ok(())
+    }
+}
+
+fn offered(offer: &Offer) -> OfferedBundle {
+    OfferedBundle {
+        trust_domain: offer.bundle.trust_domain().to_string(),
+        bundle: Some(offer.bundle.as_ref().into()),
+        bundle_endpoint_url: offer.bundle_endpoint_url.clone(),
+        offer_id: offer.id,
+    }
+}

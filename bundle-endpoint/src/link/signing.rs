@@ -1,0 +1,227 @@
+//! Asks a linked plugin for handshake signatures and waits for the answer. The key never comes here.
+//!
+//! rustls signs synchronously, so a handshake waits on its thread. The number of waiting ones is bounded and each wait ends
+//! soon, so that a plugin that hangs cannot take the process with it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use entente_proto::link::v1::SignRequest;
+use rustls::SignatureScheme;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::mpsc;
+
+/// How long a handshake waits for its signature.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Handshakes of one link that wait for a signature at the same time. Each occupies a thread while it waits; a plugin
+/// that answers keeps this near zero.
+const MAX_WAITING: usize = 128;
+
+/// Why no signature was made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SignError {
+    /// Too many wait already: the plugin is slow or silent.
+    #[error("{waiting} handshakes wait for the plugin's signature already")]
+    Busy { waiting: usize },
+    /// The link ended meanwhile.
+    #[error("the link to the plugin ended before it signed")]
+    LinkLost,
+    /// The plugin said no.
+    #[error("the plugin refused to sign: {reason}")]
+    Refused { reason: String },
+    /// The plugin said nothing.
+    #[error("the plugin did not sign within {} seconds", after.as_secs())]
+    TimedOut { after: Duration },
+    /// Not called from a thread of a multi-threaded runtime, the only place where waiting is harmless.
+    #[error("signing needs a multi-threaded runtime")]
+    WrongRuntime,
+}
+
+impl SignError {
+    /// A word for metrics.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Busy { .. } => "busy",
+            Self::LinkLost => "link_lost",
+            Self::Refused { .. } => "refused",
+            Self::TimedOut { .. } => "timeout",
+            Self::WrongRuntime => "wrong_runtime",
+        }
+    }
+}
+
+type Answer = Result<Vec<u8>, String>;
+
+/// The signing side of one link.
+#[derive(Debug)]
+pub(crate) struct SignQueue {
+    requests: mpsc::Sender<SignRequest>,
+    waiting: Mutex<Waiting>,
+    waiting_count: AtomicUsize,
+    last_id: AtomicU64,
+    timeout: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    closed: bool,
+    answers: HashMap<u64, SyncSender<Answer>>,
+}
+
+impl SignQueue {
+    /// The receiver belongs to the task that writes to the link.
+    pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<SignRequest>) {
+        Self::with_timeout(SIGN_TIMEOUT)
+    }
+
+    fn with_timeout(timeout: Duration) -> (Arc<Self>, mpsc::Receiver<SignRequest>) {
+        let (requests, receiver) = mpsc::channel(MAX_WAITING);
+        let queue = Self {
+            requests,
+            waiting: Mutex::default(),
+            waiting_count: AtomicUsize::new(0),
+            last_id: AtomicU64::new(0),
+            timeout,
+        };
+        (Arc::new(queue), receiver)
+    }
+
+    /// Waits for a signature; the thread is given back to the runtime meanwhile.
+    pub(crate) fn sign(
+        &self,
+        leaf_sha256: [u8; 32],
+        scheme: SignatureScheme,
+        content: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        let may_wait = Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if !may_wait {
+            return Err(SignError::WrongRuntime);
+        }
+        let waiting = self.waiting_count.fetch_add(1, Ordering::Relaxed);
+        let result = if waiting >= MAX_WAITING {
+            Err(SignError::Busy { waiting })
+        } else {
+            self.ask(leaf_sha256, scheme, content)
+        };
+        self.waiting_count.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
+
+    fn ask(
+        &self,
+        leaf_sha256: [u8; 32],
+        scheme: SignatureScheme,
+        content: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        let request_id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let answer = self.expect_answer(request_id)?;
+        let request = SignRequest {
+            request_id,
+            certificate_sha256: leaf_sha256.to_vec(),
+            signature_scheme: u32::from(u16::from(scheme)),
+            content: content.to_vec(),
+        };
+        let result = match self.requests.try_send(request) {
+            Ok(()) => self.wait(&answer),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(SignError::Busy { waiting: MAX_WAITING }),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(SignError::LinkLost),
+        };
+        crate::lock(&self.waiting).answers.remove(&request_id);
+        result
+    }
+
+    fn expect_answer(&self, request_id: u64) -> Result<Receiver<Answer>, SignError> {
+        let (sender, receiver) = sync_channel(1);
+        let mut waiting = crate::lock(&self.waiting);
+        if waiting.closed {
+            return Err(SignError::LinkLost);
+        }
+        waiting.answers.insert(request_id, sender);
+        Ok(receiver)
+    }
+
+    fn wait(&self, answer: &Receiver<Answer>) -> Result<Vec<u8>, SignError> {
+        match tokio::task::block_in_place(|| answer.recv_timeout(self.timeout)) {
+            Ok(Ok(signature)) => Ok(signature),
+            Ok(Err(reason)) => Err(SignError::Refused { reason }),
+            Err(RecvTimeoutError::Timeout) => Err(SignError::TimedOut { after: self.timeout }),
+            Err(RecvTimeoutError::Disconnected) => Err(SignError::LinkLost),
+        }
+    }
+
+    /// The plugin's answer; one that comes too late has nobody waiting.
+    pub(crate) fn answer(&self, request_id: u64, answer: Answer) {
+        if let Some(sender) = crate::lock(&self.waiting).answers.remove(&request_id) {
+            // The channel has room for the one answer; a receiver that is gone has timed out.
+            let _ = sender.try_send(answer);
+        }
+    }
+
+    /// The link ended: whoever waits hears so at once.
+    pub(crate) fn close(&self) {
+        let mut waiting = crate::lock(&self.waiting);
+        waiting.closed = true;
+        waiting.answers.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+
+    async fn sign(queue: &Arc<SignQueue>) -> Result<Vec<u8>, SignError> {
+        let queue = Arc::clone(queue);
+        tokio::spawn(async move { queue.sign([7; 32], SCHEME, b"content") }).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_silent_plugin_costs_a_handshake_its_timeout_and_leaves_nothing_behind() {
+        let (queue, _requests) = SignQueue::with_timeout(Duration::from_millis(20));
+        assert!(matches!(sign(&queue).await, Err(SignError::TimedOut { .. })));
+        assert!(crate::lock(&queue.waiting).answers.is_empty());
+        assert_eq!(queue.waiting_count.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_link_that_ends_tells_whoever_waits() {
+        let (queue, mut requests) = SignQueue::new();
+        let waiting = tokio::spawn({
+            let queue = Arc::clone(&queue);
+            async move { sign(&queue).await }
+        });
+        requests.recv().await.unwrap();
+        queue.close();
+        assert_eq!(waiting.await.unwrap(), Err(SignError::LinkLost));
+        assert_eq!(sign(&queue).await, Err(SignError::LinkLost));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_refusal_carries_the_plugins_reason_and_a_signature_arrives() {
+        let (queue, mut requests) = SignQueue::new();
+        let plugin = tokio::spawn({
+            let queue = Arc::clone(&queue);
+            async move {
+                let first = requests.recv().await.unwrap();
+                assert_eq!(first.signature_scheme, 0x0403);
+                queue.answer(first.request_id, Err("no".into()));
+                let second = requests.recv().await.unwrap();
+                queue.answer(second.request_id, Ok(vec![1]));
+            }
+        });
+        assert_eq!(sign(&queue).await, Err(SignError::Refused { reason: "no".into() }));
+        assert_eq!(sign(&queue).await, Ok(vec![1]));
+        plugin.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_single_threaded_runtime_is_refused_rather_than_blocked() {
+        let (queue, _requests) = SignQueue::new();
+        assert_eq!(queue.sign([0; 32], SCHEME, b""), Err(SignError::WrongRuntime));
+    }
+}

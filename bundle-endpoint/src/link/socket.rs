@@ -1,0 +1,311 @@
+//! The link's Unix socket: made for its owner and group only, its peers' user IDs looked at, and nothing but HTTP/2 let
+//! through to gRPC.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use entente_proto::link::v1::link_server::LinkServer;
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tracing::{debug, error, warn};
+
+use super::{Hub, LinkService};
+use crate::address::UnixAddress;
+use crate::logging::Throttle;
+
+/// With what every HTTP/2 client begins (RFC 9113 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// For the preface to arrive.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections of allowed peers at the same time; one per SPIRE Server plugin is usual.
+const MAX_LINKS: usize = 64;
+
+/// Connections of peers that are only told why they may not link.
+const MAX_REFUSED: usize = 4;
+
+/// A whole state of ten thousand relationships is a few MiB.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Why the socket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SocketError {
+    /// Somebody answers there.
+    #[error("another process listens on {} already", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something is there that is not ours to remove.
+    #[error("{} is there and is no socket: move it away or choose another path", path.display())]
+    NotASocket {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// The folder is missing.
+    #[error("folder {} does not exist: make it, writable for user id {uid}", folder.display())]
+    NoFolder {
+        /// Where the socket should be.
+        folder: PathBuf,
+        /// As whom we run.
+        uid: u32,
+    },
+    /// The system refused.
+    #[error("socket {} cannot be made", path.display())]
+    System {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkPeer {
+    pub(crate) uid: u32,
+    pub(crate) pid: Option<i32>,
+    pub(crate) allowed: bool,
+}
+
+/// The bound socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct LinkSocket {
+    listener: UnixListener,
+    allowed_uids: Vec<u32>,
+    _file: SocketFile,
+}
+
+/// Removes the file at the end, unless somebody else has put another one there.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            debug!(path = %self.path.display(), %error, "link socket not removed");
+        }
+    }
+}
+
+impl LinkSocket {
+    /// Binds; a socket file that nobody answers on is replaced. Without `allowed_uids` our own and root may link.
+    pub(crate) fn bind(address: &UnixAddress, allowed_uids: Option<Vec<u32>>) -> Result<Self, SocketError> {
+        let path = address.path();
+        let own = rustix::process::geteuid().as_raw();
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        if !folder.is_dir() {
+            return Err(SocketError::NoFolder { folder: folder.to_owned(), uid: own });
+        }
+        let system = |source: io::Error| SocketError::System { path: path.to_owned(), source };
+        remove_stale(path)?;
+        let socket = private_socket(path).map_err(|error| system(error.into()))?;
+        let found = std::fs::symlink_metadata(path).map_err(system)?;
+        let file = SocketFile { path: path.to_owned(), device: found.dev(), inode: found.ino() };
+        let listener = UnixListener::from_std(socket.into()).map_err(system)?;
+        let allowed_uids = allowed_uids.unwrap_or_else(|| vec![own, 0]);
+        Ok(Self { listener, allowed_uids, _file: file })
+    }
+
+    /// Serves until `stop`; returns when every stream has ended.
+    pub(crate) async fn serve(
+        self,
+        hub: Arc<Hub>,
+        stop: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
+        let (sender, accepted) = mpsc::channel(MAX_LINKS);
+        let service = LinkServer::new(LinkService::new(Arc::clone(&hub), stop.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .add_service(service)
+            .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.clone().cancelled_owned());
+        let accepting = self.accept(hub, sender, stop);
+        let (served, ()) = tokio::join!(server, accepting);
+        served
+    }
+
+    async fn accept(
+        self,
+        hub: Arc<Hub>,
+        accepted: mpsc::Sender<io::Result<LinkStream>>,
+        stop: CancellationToken,
+    ) {
+        let links = Arc::new(Semaphore::new(MAX_LINKS));
+        let refused = Arc::new(Semaphore::new(MAX_REFUSED));
+        let throttle = Throttle::new(Duration::from_secs(10));
+        loop {
+            let next = tokio::select! {
+                () = stop.cancelled() => return,
+                next = self.listener.accept() => next,
+            };
+            let stream = match next {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    error!(%error, "link socket cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Some(peer) = self.peer(&stream) else {
+                hub.metrics.link_refusal("no_credentials");
+                continue;
+            };
+            if !peer.allowed {
+                hub.metrics.link_refusal("uid");
+                if let Some(suppressed) = throttle.pass() {
+                    warn!(uid = peer.uid, pid = peer.pid, reason = "uid", suppressed, "link refused");
+                }
+            }
+            let pool = if peer.allowed { &links } else { &refused };
+            let Ok(permit) = Arc::clone(pool).try_acquire_owned() else {
+                hub.metrics.link_refusal("too_many");
+                warn!(uid = peer.uid, pid = peer.pid, reason = "too_many", "link refused");
+                continue;
+            };
+            let (hub, accepted) = (Arc::clone(&hub), accepted.clone());
+            tokio::spawn(async move {
+                match timeout(PREFACE_TIMEOUT, preface(stream, peer, permit)).await {
+                    Ok(Ok(stream)) => {
+                        // The server is gone only when we are shutting down.
+                        let _ = accepted.send(Ok(stream)).await;
+                    }
+                    Ok(Err(error)) => {
+                        hub.metrics.link_refusal("not_grpc");
+                        warn!(uid = peer.uid, pid = peer.pid, reason = "not_grpc", %error, "link refused");
+                    }
+                    Err(_) => {
+                        hub.metrics.link_refusal("silent");
+                        warn!(uid = peer.uid, pid = peer.pid, reason = "silent", "link refused");
+                    }
+                }
+            });
+        }
+    }
+
+    fn peer(&self, stream: &UnixStream) -> Option<LinkPeer> {
+        let credentials = stream.peer_cred().ok()?;
+        let uid = credentials.uid();
+        Some(LinkPeer { uid, pid: credentials.pid(), allowed: self.allowed_uids.contains(&uid) })
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let system = |source: io::Error| SocketError::System { path: path.to_owned(), source };
+    let found = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(system)?,
+    };
+    if !found.file_type().is_socket() {
+        return Err(SocketError::NotASocket { path: path.to_owned() });
+    }
+    match StdUnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(system)
+        }
+        Err(error) => Err(system(error)),
+        Ok(_) => Err(SocketError::InUse { path: path.to_owned() }),
+    }
+}
+
+// The mode is set between bind and listen, when nobody can connect yet: there is no moment at which others could.
+fn private_socket(path: &Path) -> Result<OwnedFd, rustix::io::Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)?;
+    rustix::net::listen(&socket, 128)?;
+    Ok(socket)
+}
+
+async fn preface(
+    mut stream: UnixStream,
+    peer: LinkPeer,
+    permit: OwnedSemaphorePermit,
+) -> io::Result<LinkStream> {
+    let mut first = [0; PREFACE.len()];
+    let mut filled = 0;
+    while let Some(rest) = first.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let read = stream.read(rest).await?;
+        filled += read;
+        if read == 0 || first.get(..filled) != PREFACE.get(..filled) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not http/2"));
+        }
+    }
+    Ok(LinkStream { stream, peer, unread: PREFACE, _permit: permit })
+}
+
+/// An accepted connection whose preface was read and is read once more by HTTP/2.
+#[derive(Debug)]
+struct LinkStream {
+    stream: UnixStream,
+    peer: LinkPeer,
+    unread: &'static [u8],
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for LinkStream {
+    type ConnectInfo = LinkPeer;
+    fn connect_info(&self) -> LinkPeer {
+        self.peer
+    }
+}
+
+impl AsyncRead for LinkStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        ready!(Pin::new(&mut self.unread).poll_read(cx, buf))?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for LinkStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,122 @@
+//! Messages of the link to our own types; whatever is wrong is named, and nothing of it is used.
+
+use std::sync::Arc;
+
+use entente_bundle::{Bundle, IdError, SpiffeId, TrustDomain};
+use entente_proto::convert::{BundleMessage, ConvertError};
+use entente_proto::link::v1 as link;
+
+use super::{Held, Outcome};
+use crate::federation::relationship::{EndpointProfile, FederationRelationship, Mode};
+
+/// Why a message, or one part of it, was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MessageError {
+    #[error("the message holds no bundle that can be used")]
+    Bundle(#[from] ConvertError),
+    #[error("{given:?} is no trust domain name")]
+    TrustDomain { given: String, source: IdError },
+    #[error("{given:?} is no endpoint spiffe id")]
+    EndpointSpiffeId { given: String, source: IdError },
+    #[error("the relationship with {trust_domain} has no bundle endpoint profile")]
+    NoProfile { trust_domain: TrustDomain },
+    #[error("the relationship with {trust_domain} has no mode")]
+    NoMode { trust_domain: TrustDomain },
+    #[error("{trust_domain} is our own trust domain, which is never federated with")]
+    OwnTrustDomain { trust_domain: TrustDomain },
+}
+
+impl MessageError {
+    /// A word for metrics.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Bundle(ConvertError::OtherTrustDomain { .. }) => "other_trust_domain",
+            Self::OwnTrustDomain { .. } => "own_trust_domain",
+            Self::Bundle(_)
+            | Self::TrustDomain { .. }
+            | Self::EndpointSpiffeId { .. }
+            | Self::NoProfile { .. }
+            | Self::NoMode { .. } => "malformed",
+        }
+    }
+}
+
+/// The bundle of exactly `trust_domain`.
+pub(crate) fn bundle_of(
+    trust_domain: &TrustDomain,
+    message: &link::Bundle,
+) -> Result<Arc<Bundle>, MessageError> {
+    Ok(Arc::new(BundleMessage::from(message).into_bundle_of(trust_domain)?))
+}
+
+pub(crate) fn relationship(
+    own: &TrustDomain,
+    message: link::Relationship,
+) -> Result<FederationRelationship, MessageError> {
+    let mode = message.mode();
+    let trust_domain = foreign_domain(own, &message.trust_domain)?;
+    let profile = match message.bundle_endpoint_profile {
+        Some(link::relationship::BundleEndpointProfile::HttpsSpiffe(profile)) => {
+            let given = profile.endpoint_spiffe_id;
+            match SpiffeId::new(&given) {
+                Ok(endpoint_spiffe_id) => EndpointProfile::HttpsSpiffe { endpoint_spiffe_id },
+                Err(source) => return Err(MessageError::EndpointSpiffeId { given, source }),
+            }
+        }
+        Some(link::relationship::BundleEndpointProfile::HttpsWeb(profile)) => {
+            let pem = profile.ca_certificates;
+            EndpointProfile::HttpsWeb { ca_certificates: Some(pem).filter(|pem| !pem.trim().is_empty()) }
+        }
+        None => return Err(MessageError::NoProfile { trust_domain }),
+    };
+    let mode = match mode {
+        link::relationship::Mode::Managed => Mode::Managed,
+        link::relationship::Mode::Assisted => Mode::Assisted,
+        link::relationship::Mode::Unspecified => return Err(MessageError::NoMode { trust_domain }),
+    };
+    Ok(FederationRelationship {
+        trust_domain,
+        bundle_endpoint_url: message.bundle_endpoint_url,
+        profile,
+        mode,
+        follow_redirects: message.follow_redirects,
+    })
+}
+
+pub(crate) fn held(
+    own: &TrustDomain,
+    message: &link::HeldBundle,
+) -> Result<(TrustDomain, Held), MessageError> {
+    let trust_domain = foreign_domain(own, &message.trust_domain)?;
+    let read = |bundle: &Option<link::Bundle>| {
+        bundle.as_ref().map(|bundle| bundle_of(&trust_domain, bundle)).transpose()
+    };
+    let held =
+        Held { bundle: read(&message.bundle)?, authentication_bundle: read(&message.authentication_bundle)? };
+    Ok((trust_domain, held))
+}
+
+/// `None` for an outcome that this version does not know: the offer stays unanswered.
+pub(crate) fn outcome(message: &link::OfferOutcome) -> Option<Outcome> {
+    let reason = || crate::printable(&message.reason, 500);
+    match message.outcome() {
+        link::offer_outcome::Outcome::Set => Some(Outcome::Set),
+        link::offer_outcome::Outcome::Unchanged => Some(Outcome::Unchanged),
+        link::offer_outcome::Outcome::Refused => Some(Outcome::Refused { reason: reason() }),
+        link::offer_outcome::Outcome::Failed => Some(Outcome::Failed { reason: reason() }),
+        link::offer_outcome::Outcome::Unspecified => None,
+    }
+}
+
+pub(crate) fn domain(given: &str) -> Result<TrustDomain, MessageError> {
+    TrustDomain::new(given)
+        .map_err(|source| MessageError::TrustDomain { given: crate::printable(given, 100), source })
+}
+
+fn foreign_domain(own: &TrustDomain, given: &str) -> Result<TrustDomain, MessageError> {
+    let trust_domain = domain(given)?;
+    if trust_domain == *own {
+        return Err(MessageError::OwnTrustDomain { trust_domain });
+    }
+    Ok(trust_domain)
+}

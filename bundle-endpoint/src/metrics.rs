@@ -1,0 +1,264 @@
+//! Every metric: its name, its labels and what it counts. Nothing else in the crate names one.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use entente_bundle::TrustDomain;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Content type of [`Metrics::text`].
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Label `code` of a bundle request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: u16,
+}
+
+/// Labels of a handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    listener: String,
+    outcome: &'static str,
+}
+
+/// Label `reason` of something refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+/// Label `outcome` of something that ended one way or another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+/// Label `trust_domain`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DomainLabels {
+    trust_domain: String,
+}
+
+/// Labels of a refused fetch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DomainReasonLabels {
+    trust_domain: String,
+    reason: &'static str,
+}
+
+/// The four numbers of one trust domain, as far as they are known at this moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DomainNumbers {
+    /// Since the last good fetch.
+    pub(crate) fetch_age_seconds: Option<u64>,
+    /// Of the bundle that SPIRE holds (foreign) or that we serve (own).
+    pub(crate) sequence_number: Option<u64>,
+    /// First end of an X.509 authority that is still valid, Unix seconds.
+    pub(crate) soonest_expiry: Option<u64>,
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<CodeLabels, Counter>,
+    handshakes: Family<HandshakeLabels, Counter>,
+    connections_refused: Family<ReasonLabels, Counter>,
+    links: Gauge<i64, AtomicI64>,
+    link_refusals: Family<ReasonLabels, Counter>,
+    sign_requests: Family<OutcomeLabels, Counter>,
+    fetches: Family<OutcomeLabels, Counter>,
+    fetch_refusals: Family<DomainReasonLabels, Counter>,
+    offers: Family<OutcomeLabels, Counter>,
+    reloads: Family<OutcomeLabels, Counter>,
+    fetch_age: Family<DomainLabels, Gauge>,
+    sequence_number: Family<DomainLabels, Gauge<u64, AtomicU64>>,
+    soonest_expiry: Family<DomainLabels, Gauge>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("entente_endpoint"),
+            requests: Family::default(),
+            handshakes: Family::default(),
+            connections_refused: Family::default(),
+            links: Gauge::default(),
+            link_refusals: Family::default(),
+            sign_requests: Family::default(),
+            fetches: Family::default(),
+            fetch_refusals: Family::default(),
+            offers: Family::default(),
+            reloads: Family::default(),
+            fetch_age: Family::default(),
+            sequence_number: Family::default(),
+            soonest_expiry: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "bundle_requests",
+            "Requests to the public listeners by status",
+            self.requests.clone(),
+        );
+        registry.register("handshakes", "TLS handshakes by listener and outcome", self.handshakes.clone());
+        registry.register(
+            "connections_refused",
+            "Connections refused before a handshake, by reason",
+            self.connections_refused.clone(),
+        );
+        registry.register("links", "Plugins that are linked now", self.links.clone());
+        registry.register(
+            "link_refusals",
+            "What was refused on the link, by reason",
+            self.link_refusals.clone(),
+        );
+        registry.register(
+            "sign_requests",
+            "Handshake signatures asked of the plugin, by outcome",
+            self.sign_requests.clone(),
+        );
+        registry.register("fetches", "Fetches of foreign bundles by outcome", self.fetches.clone());
+        registry.register(
+            "fetch_refusals",
+            "Fetches without a usable bundle, by trust domain and reason",
+            self.fetch_refusals.clone(),
+        );
+        registry.register(
+            "offers",
+            "Bundles offered to the plugin by what became of them",
+            self.offers.clone(),
+        );
+        registry.register(
+            "certificate_reloads",
+            "Reloads of certificate files by outcome",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "fetch_age_seconds",
+            "Seconds since the last good fetch of a foreign bundle",
+            self.fetch_age.clone(),
+        );
+        registry.register(
+            "sequence_number",
+            "Sequence number of the bundle held (foreign) or served (own)",
+            self.sequence_number.clone(),
+        );
+        registry.register(
+            "soonest_authority_expiry_timestamp_seconds",
+            "When the first X.509 authority of a bundle ends that is valid now",
+            self.soonest_expiry.clone(),
+        );
+    }
+
+    /// A request to a public listener was answered.
+    pub(crate) fn request(&self, code: u16) {
+        self.requests.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// How many were answered so, for the status page.
+    pub(crate) fn requests_with(&self, code: u16) -> u64 {
+        self.requests.get_or_create(&CodeLabels { code }).get()
+    }
+
+    /// A handshake ended: `ok` or why not.
+    pub(crate) fn handshake(&self, listener: &str, outcome: &'static str) {
+        let listener = listener.to_owned();
+        self.handshakes.get_or_create(&HandshakeLabels { listener, outcome }).inc();
+    }
+
+    /// A connection was turned away before any handshake.
+    pub(crate) fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    pub(crate) fn links(&self, count: usize) {
+        self.links.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Something on the link was refused.
+    pub(crate) fn link_refusal(&self, reason: &'static str) {
+        self.link_refusals.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    pub(crate) fn sign_request(&self, outcome: &'static str) {
+        self.sign_requests.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    pub(crate) fn fetch_succeeded(&self) {
+        self.fetches.get_or_create(&OutcomeLabels { outcome: "ok" }).inc();
+    }
+
+    pub(crate) fn fetch_failed(&self, trust_domain: &TrustDomain, reason: &'static str) {
+        self.fetches.get_or_create(&OutcomeLabels { outcome: reason }).inc();
+        let trust_domain = trust_domain.as_str().to_owned();
+        self.fetch_refusals.get_or_create(&DomainReasonLabels { trust_domain, reason }).inc();
+    }
+
+    pub(crate) fn offer(&self, outcome: &'static str) {
+        self.offers.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    pub(crate) fn certificate_reload(&self, outcome: &'static str) {
+        self.reloads.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Drops the series of a relationship that has ended; its refusals stay counted.
+    pub(crate) fn forget_domain(&self, trust_domain: &TrustDomain) {
+        let labels = DomainLabels { trust_domain: trust_domain.as_str().to_owned() };
+        self.fetch_age.remove(&labels);
+        self.sequence_number.remove(&labels);
+        self.soonest_expiry.remove(&labels);
+    }
+
+    /// Puts the numbers of one trust domain in, just before they are read.
+    pub(crate) fn domain_numbers(&self, trust_domain: &TrustDomain, numbers: DomainNumbers) {
+        let labels = DomainLabels { trust_domain: trust_domain.as_str().to_owned() };
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        if let Some(age) = numbers.fetch_age_seconds {
+            self.fetch_age.get_or_create(&labels).set(signed(age));
+        }
+        if let Some(number) = numbers.sequence_number {
+            self.sequence_number.get_or_create(&labels).set(number);
+        }
+        if let Some(expiry) = numbers.soonest_expiry {
+            self.soonest_expiry.get_or_create(&labels).set(signed(expiry));
+        }
+    }
+
+    /// The whole as OpenMetrics text.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_in_the_text() {
+        let metrics = Metrics::new();
+        metrics.request(200);
+        metrics.link_refusal("uid");
+        let foreign = TrustDomain::new("b.test").unwrap();
+        metrics.domain_numbers(&foreign, DomainNumbers { sequence_number: Some(7), ..Default::default() });
+        let text = metrics.text().unwrap();
+        assert!(text.contains("entente_endpoint_bundle_requests_total{code=\"200\"} 1"), "{text}");
+        assert!(text.contains("entente_endpoint_link_refusals_total{reason=\"uid\"} 1"), "{text}");
+        assert!(text.contains("entente_endpoint_sequence_number{trust_domain=\"b.test\"} 7"), "{text}");
+        metrics.forget_domain(&foreign);
+        assert!(!metrics.text().unwrap().contains("b.test"));
+    }
+}
