@@ -299,7 +299,7 @@ mod tests {
     fn an_authority_that_may_not_be_one_is_left_out_alone() {
         let foreign = TestAuthority::new("b.test");
         let mut der = foreign.svid("/web").build().chain[0].to_vec();
-        der.extend_from_slice(&foreign.certificate());
+        der.extend_from_slice(foreign.certificate());
         let mut response = good().1.into_response();
         response.federated_bundles.insert("spiffe://b.test".into(), der);
         let material = read(response, &held()).unwrap().unwrap();

@@ -1,5 +1,7 @@
 //! The identity against a Workload API that rotates, denies, breaks and goes away.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 use std::time::Duration;
 
 use entente_bundle::testing::TestAuthority;

@@ -17,8 +17,8 @@ use tracing::warn;
 use crate::caller::{CallError, Caller};
 use crate::dial::{DialError, Dialer};
 use crate::open_connections::OpenConnections;
-use crate::output;
 use crate::refusal::Refusal;
+use crate::{output, process};
 
 /// After a signal, the call that is under way gets this long.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ pub struct Options {
     #[arg(env = "HELLOWORLD_ADDRESS", value_name = "ADDRESS", value_parser = server_address)]
     pub address: String,
     /// Time from one request to the next
-    #[arg(long, env = "HELLOWORLD_INTERVAL", value_name = "DURATION", default_value = "20s", value_parser = interval)]
+    #[arg(long, env = "HELLOWORLD_INTERVAL", value_name = "DURATION", default_value = "20s", value_parser = process::positive_duration)]
     pub interval: Duration,
     /// The name to be greeted by
     #[arg(long, env = "HELLOWORLD_NAME", value_name = "NAME", default_value = "BoanLab Client")]
@@ -75,14 +75,6 @@ fn server_address(text: &str) -> Result<String, String> {
             && !text.contains('@')
     });
     if is_good { Ok(text.to_owned()) } else { Err("expected host:port, as in 10.10.0.132:8123".into()) }
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be longer than nothing".into()),
-        Ok(interval) => Ok(interval),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 /// Calls until `stop`, or until `count` replies are there. A call that fails is logged, and the next one comes in its time.

@@ -1,12 +1,22 @@
-//! What both binaries do around their work: logs on stderr, signals, exit codes.
+//! What both binaries do around their work: options, logs on stderr, signals, exit codes.
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
+
+/// Reads an option such as `20s` or `1m 30s`; nothing is no duration.
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
 
 /// Runs `work` until it ends or a signal asks it to; `work` gets a token that says so. Exit code 0 unless it failed.
 pub async fn run<E, F>(work: impl FnOnce(CancellationToken) -> F) -> ExitCode

@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::accept::{self, Admission};
 use crate::greeter::HelloWorld;
 use crate::open_connections::OpenConnections;
-use crate::{listen, output};
+use crate::{listen, output, process};
 
 /// After its age, a connection gets this long to finish the calls in it.
 const AGE_GRACE: Duration = Duration::from_secs(10);
@@ -57,10 +57,10 @@ pub struct Options {
     #[arg(long, env = "HELLOWORLD_ALLOW_TRUST_DOMAIN", value_name = "TD", value_delimiter = ',')]
     pub allow_trust_domain: Vec<TrustDomain>,
     /// End each connection at this age, so that its peer is verified anew
-    #[arg(long, env = "HELLOWORLD_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "HELLOWORLD_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "5m", value_parser = process::positive_duration)]
     pub max_connection_age: Duration,
     /// How long a client may take for the TLS handshake
-    #[arg(long, env = "HELLOWORLD_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "HELLOWORLD_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = process::positive_duration)]
     pub handshake_timeout: Duration,
     /// Address of the Workload API, unix:///path or tcp://IP:port
     #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "ADDRESS")]
@@ -184,6 +184,11 @@ mod tests {
     fn an_empty_list_of_ids_does_not_let_everybody_pass() {
         assert!(Options::try_parse_from(["helloworld-server", "--allow-id", ""]).is_err());
         assert!(Options::try_parse_from(["helloworld-server", "--allow-trust-domain", ""]).is_err());
+    }
+
+    #[test]
+    fn an_age_of_nothing_is_refused() {
+        assert!(Options::try_parse_from(["helloworld-server", "--max-connection-age", "0s"]).is_err());
     }
 
     #[test]
