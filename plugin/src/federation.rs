@@ -1,0 +1,327 @@
+//! Decides, per foreign trust domain, whether an offered bundle goes into SPIRE, and puts it there.
+//!
+//! The endpoint only fetches. Which trust domains there are, whether a bundle is sound and newer, and what SPIRE really holds
+//! afterwards is found out here. Each trust domain has its own task, so that a slow one delays nobody.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use entente_bundle::freshness::{self, Freshness};
+use entente_bundle::{Bundle, TrustDomain};
+use entente_proto::convert::{BundleMessage, ConvertError};
+use entente_proto::link::v1 as link;
+use entente_proto::link::v1::offer_outcome::Outcome;
+use entente_proto::spire::api::types;
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+use tonic::Code;
+use tracing::{Instrument, debug, error, info, warn};
+
+use crate::counters::Counter;
+use crate::hclog::chain;
+use crate::relationships::Mode;
+use crate::repeats::Repeats;
+use crate::server_api::{ApiError, ServerApi};
+use crate::state::Shared;
+
+/// Where answers to the endpoint go.
+pub(crate) type Replies = mpsc::Sender<link::PluginMessage>;
+
+/// Takes offers from all links.
+#[derive(Debug)]
+pub(crate) struct Federation {
+    shared: Arc<Shared>,
+    /// Trust domains with an offer in work, and the newest one that came meanwhile.
+    slots: Mutex<HashMap<TrustDomain, Option<Offer>>>,
+    repeats: Mutex<Repeats>,
+}
+
+#[derive(Debug)]
+struct Offer {
+    message: link::OfferedBundle,
+    replies: Replies,
+}
+
+/// What becomes of an offer.
+#[derive(Debug)]
+enum Verdict {
+    Failed(Failure),
+    Refused(Refusal),
+    Set,
+    Unchanged,
+}
+
+/// Offering the same again will not help.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the bundle cannot be used")]
+    Bundle(#[source] ConvertError),
+    #[error(
+        "the bundle has the held sequence number {sequence_number} and other authorities; if that is right, accept it with: spire-server bundle set -id spiffe://{trust_domain} -format spiffe -path FILE"
+    )]
+    Conflict { trust_domain: TrustDomain, sequence_number: u64 },
+    #[error("the offer holds no bundle")]
+    Missing,
+    #[error("{name:?} is no trust domain name")]
+    Name { name: String },
+    #[error("it is the own trust domain")]
+    Own,
+    #[error(
+        "sequence number {offered} is lower than the held {held}; if {trust_domain} was rebuilt, accept its bundle with: spire-server bundle set -id spiffe://{trust_domain} -format spiffe -path FILE"
+    )]
+    Stale { trust_domain: TrustDomain, held: u64, offered: u64 },
+    #[error(
+        "no federation relationship names {trust_domain}; declare it with federates_with in the plugin's configuration"
+    )]
+    Undeclared { trust_domain: TrustDomain },
+}
+
+/// SPIRE did not do it; worth offering again.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error("spire holds other authorities than were set")]
+    NotKept,
+    #[error("what spire holds and has for relationships is not known yet")]
+    NotKnown,
+    #[error("spire refreshed by itself and found nothing new")]
+    NothingNew,
+    #[error("the plugin failed while it handled the offer; its log says how")]
+    Panicked,
+}
+
+impl Verdict {
+    fn of(result: Result<Self, Failure>) -> Self {
+        result.unwrap_or_else(Self::Failed)
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Failed(_) => Outcome::Failed,
+            Self::Refused(_) => Outcome::Refused,
+            Self::Set => Outcome::Set,
+            Self::Unchanged => Outcome::Unchanged,
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Failed(_) => "failed",
+            Self::Refused(_) => "refused",
+            Self::Set => "set",
+            Self::Unchanged => "unchanged",
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::Failed(failure) => chain(failure),
+            Self::Refused(refusal) => chain(refusal),
+            Self::Set | Self::Unchanged => String::new(),
+        }
+    }
+}
+
+impl Federation {
+    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { shared, slots: Mutex::default(), repeats: Mutex::default() })
+    }
+
+    /// Takes an offer; the answer comes later. A newer offer replaces one that waits.
+    pub(crate) fn offer(self: &Arc<Self>, message: link::OfferedBundle, replies: Replies) {
+        let Ok(trust_domain) = TrustDomain::new(&message.trust_domain) else {
+            let name = message.trust_domain.chars().take(80).collect();
+            self.refuse(&message, Refusal::Name { name }, &replies);
+            return;
+        };
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let offer = Offer { message, replies };
+        if let Some(waiting) = slots.get_mut(&trust_domain) {
+            *waiting = Some(offer);
+            return;
+        }
+        // What nobody declared takes no task and no memory.
+        if let Some(refusal) = self.inadmissible(&trust_domain) {
+            drop(slots);
+            self.refuse(&offer.message, refusal, &offer.replies);
+            return;
+        }
+        slots.insert(trust_domain.clone(), None);
+        drop(slots);
+        let span = tracing::info_span!("offer", %trust_domain);
+        tokio::spawn(self.clone().work(trust_domain, offer).instrument(span));
+    }
+
+    fn inadmissible(&self, trust_domain: &TrustDomain) -> Option<Refusal> {
+        let config = self.shared.config()?;
+        if *trust_domain == config.trust_domain {
+            return Some(Refusal::Own);
+        }
+        let spire = self.shared.spire_relationships.borrow().clone();
+        // Until SPIRE's own relationships are known, this may be one of them.
+        let is_known = config.federates_with.contains_key(trust_domain)
+            || spire.is_none_or(|spire| spire.contains_key(trust_domain));
+        (!is_known).then(|| Refusal::Undeclared { trust_domain: trust_domain.clone() })
+    }
+
+    fn refuse(&self, message: &link::OfferedBundle, refusal: Refusal, replies: &Replies) {
+        // One subject for all strangers: the endpoint chooses their names.
+        let reply = self.tell("undeclared", message, &Verdict::Refused(refusal));
+        if replies.try_send(reply).is_err() {
+            debug!("outcome of an offer is lost because the link is busy or gone");
+        }
+    }
+
+    async fn work(self: Arc<Self>, trust_domain: TrustDomain, mut offer: Offer) {
+        loop {
+            let worker = Worker { shared: &self.shared, trust_domain: &trust_domain };
+            let decided = AssertUnwindSafe(worker.decide(&offer.message)).catch_unwind().await;
+            let verdict = decided.unwrap_or(Verdict::Failed(Failure::Panicked));
+            let reply = self.tell(trust_domain.as_str(), &offer.message, &verdict);
+            // A link that is gone offers again when it is back.
+            let _ = offer.replies.send(reply).await;
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            match slots.get_mut(&trust_domain).and_then(Option::take) {
+                Some(newer) => offer = newer,
+                None => {
+                    slots.remove(&trust_domain);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Counts always, logs what is new.
+    fn tell(&self, subject: &str, offer: &link::OfferedBundle, verdict: &Verdict) -> link::PluginMessage {
+        self.shared.counters.add(Counter::Offers { outcome: verdict.word() });
+        let reason = verdict.reason();
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let trust_domain: String = offer.trust_domain.chars().take(255).collect();
+        match verdict {
+            Verdict::Set | Verdict::Unchanged => {
+                repeats.over(subject);
+                debug!(outcome = verdict.word(), "offered bundle handled");
+            }
+            _ if !repeats.is_new(subject, &reason) => {
+                debug!(trust_domain, reason, "offered bundle not set again")
+            }
+            Verdict::Refused(Refusal::Conflict { .. }) => {
+                error!(trust_domain, reason, "offered bundle refused")
+            }
+            Verdict::Refused(_) => warn!(trust_domain, reason, "offered bundle refused"),
+            Verdict::Failed(_) => warn!(trust_domain, reason, "offered bundle could not be set"),
+        }
+        let outcome = link::OfferOutcome {
+            trust_domain: offer.trust_domain.clone(),
+            offer_id: offer.offer_id,
+            outcome: verdict.outcome().into(),
+            reason,
+        };
+        link::PluginMessage { message: Some(link::plugin_message::Message::OfferOutcome(outcome)) }
+    }
+}
+
+/// One offer for one trust domain.
+struct Worker<'a> {
+    shared: &'a Shared,
+    trust_domain: &'a TrustDomain,
+}
+
+impl Worker<'_> {
+    async fn decide(&self, offer: &link::OfferedBundle) -> Verdict {
+        let Some(message) = &offer.bundle else {
+            return Verdict::Refused(Refusal::Missing);
+        };
+        let offered = match BundleMessage::from(message).into_bundle_of(self.trust_domain) {
+            Ok(offered) => offered,
+            Err(error) => return Verdict::Refused(Refusal::Bundle(error)),
+        };
+        let Some((config, _)) = self.shared.config().zip(self.shared.spire_relationships.borrow().clone())
+        else {
+            return Verdict::Failed(Failure::NotKnown);
+        };
+        // Asked again and not before the wait: the configuration may have changed meanwhile.
+        let Some(relationship) = self.shared.relationship(self.trust_domain) else {
+            return Verdict::Refused(Refusal::Undeclared { trust_domain: self.trust_domain.clone() });
+        };
+        let api = self.shared.connections.api(&config.server_socket);
+        match relationship.mode {
+            Mode::Assisted => Verdict::of(self.assist(&api, &offered).await),
+            Mode::Managed => Verdict::of(self.manage(&api, &offered).await),
+        }
+    }
+
+    /// What SPIRE holds at this very moment: an operator may have just set it.
+    async fn held(&self, api: &ServerApi) -> Result<Option<Arc<Bundle>>, ApiError> {
+        let message = api.federated_bundle(self.trust_domain).await?;
+        Ok(self.shared.held.set(self.trust_domain, message.as_ref()))
+    }
+
+    async fn manage(&self, api: &ServerApi, offered: &Bundle) -> Result<Verdict, Failure> {
+        let held = self.held(api).await?;
+        let trust_domain = self.trust_domain.clone();
+        match freshness::compare(held.as_deref(), offered) {
+            Freshness::Advance => {}
+            Freshness::Conflict { sequence_number } => {
+                return Ok(Verdict::Refused(Refusal::Conflict { trust_domain, sequence_number }));
+            }
+            Freshness::Same => return Ok(Verdict::Unchanged),
+            Freshness::Stale { held, offered } => {
+                return Ok(Verdict::Refused(Refusal::Stale { trust_domain, held, offered }));
+            }
+        }
+        api.set_federated_bundle(self.trust_domain, types::Bundle::from(offered)).await?;
+        // The relationship may have ended while SPIRE wrote.
+        if self.shared.relationship(self.trust_domain).is_none() {
+            self.shared.removals.add(self.trust_domain.clone());
+            self.shared.look_wanted.notify_one();
+        }
+        let kept = self.held(api).await?;
+        let is_kept = kept.is_some_and(|kept| {
+            kept.same_authorities(offered)
+                && kept.sequence_number() == offered.sequence_number()
+                && kept.refresh_hint() == offered.refresh_hint()
+        });
+        if !is_kept {
+            return Err(Failure::NotKept);
+        }
+        self.announce(held.as_deref(), offered);
+        Ok(Verdict::Set)
+    }
+
+    /// SPIRE has the relationship: it fetches and checks, and we only say when.
+    async fn assist(&self, api: &ServerApi, offered: &Bundle) -> Result<Verdict, Failure> {
+        let before = self.held(api).await?;
+        if before.as_ref().is_some_and(|before| before.same_authorities(offered)) {
+            return Ok(Verdict::Unchanged);
+        }
+        api.refresh_bundle(self.trust_domain).await.inspect_err(|error| {
+            if error.code() == Some(Code::NotFound) {
+                debug!("spire has no relationship to refresh");
+            }
+        })?;
+        let after = self.held(api).await?;
+        let Some(after) = after.filter(|after| Some(after) != before.as_ref()) else {
+            return Err(Failure::NothingNew);
+        };
+        self.announce(before.as_deref(), &after);
+        Ok(Verdict::Set)
+    }
+
+    fn announce(&self, held: Option<&Bundle>, now: &Bundle) {
+        info!(
+            sequence_number = now.sequence_number(),
+            sequence_number_before = held.and_then(Bundle::sequence_number),
+            x509_authorities = now.x509_authorities().len(),
+            jwt_authorities = now.jwt_authorities().len(),
+            "federated bundle advanced"
+        );
+        // TDB 4.1.3: an empty bundle revokes everything. So does one that keeps not a single known authority.
+        if held.is_some_and(|held| !held.is_empty() && (now.is_empty() || now.drops_every_authority_of(held)))
+        {
+            error!("foreign trust domain revoked every authority");
+        }
+    }
+}

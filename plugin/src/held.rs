@@ -1,0 +1,302 @@
+//! What SPIRE Server holds for foreign trust domains, as last seen; and what else may authenticate their endpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use entente_bundle::{Bundle, TrustDomain};
+use entente_proto::convert::{BundleMessage, ConvertError, UsableBundle};
+use entente_proto::spire::api::types;
+use prost::Message;
+use rustls_pki_types::UnixTime;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::hclog::chain;
+
+/// A watch over everything that is held.
+#[derive(Debug)]
+pub(crate) struct Held(watch::Sender<HeldState>);
+
+/// One moment of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeldState {
+    /// False until SPIRE was asked once: absent then means unknown.
+    is_known: bool,
+    /// Counts single changes, so that a list that was begun before one does not undo it.
+    generation: u64,
+    records: BTreeMap<TrustDomain, Record>,
+    /// The last bundle that had X.509 authorities, also after a revocation or loss: a path back for the endpoint alone.
+    last_usable: BTreeMap<TrustDomain, Arc<Bundle>>,
+    /// What the operator gave to begin with.
+    bootstraps: BTreeMap<TrustDomain, Arc<Bundle>>,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    /// Of the message, so that an unchanged one is not parsed again at each look.
+    message_sha256: [u8; 32],
+    bundle: Arc<Bundle>,
+}
+
+impl Held {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(HeldState::default()))
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<HeldState> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.borrow().generation
+    }
+
+    pub(crate) fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
+        self.0.borrow().bundle(trust_domain).cloned()
+    }
+
+    /// True once SPIRE was asked.
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.borrow().is_known
+    }
+
+    /// The held bundle, and what may authenticate an https_spiffe endpoint where that cannot.
+    pub(crate) fn parts(
+        &self,
+        trust_domain: &TrustDomain,
+        now: UnixTime,
+    ) -> (Option<Arc<Bundle>>, Option<Arc<Bundle>>) {
+        let state = self.0.borrow();
+        (state.bundle(trust_domain).cloned(), state.authentication_bundle(trust_domain, now).cloned())
+    }
+
+    /// True where neither the held bundle nor memory does, so that the operator's bootstrap bundle is wanted.
+    pub(crate) fn wants_bootstrap(&self, trust_domain: &TrustDomain, now: UnixTime) -> bool {
+        self.0.borrow().wants_bootstrap(trust_domain, now)
+    }
+
+    /// Trust domains for which SPIRE holds a bundle.
+    pub(crate) fn names(&self) -> Vec<TrustDomain> {
+        self.0.borrow().records.keys().cloned().collect()
+    }
+
+    /// Takes a whole list that was begun at `generation`. False when a single change came in between: look again.
+    pub(crate) fn replace_all(&self, generation: u64, messages: &[types::Bundle]) -> bool {
+        let mut is_current = false;
+        self.0.send_if_modified(|state| {
+            is_current = state.generation == generation;
+            is_current && state.replace_all(messages)
+        });
+        is_current
+    }
+
+    /// Takes what was just read for one trust domain; returns it parsed.
+    pub(crate) fn set(
+        &self,
+        trust_domain: &TrustDomain,
+        message: Option<&types::Bundle>,
+    ) -> Option<Arc<Bundle>> {
+        let record = message.and_then(|message| read(message, None));
+        let bundle = record.as_ref().map(|(_, record)| record.bundle.clone());
+        self.0.send_modify(|state| {
+            state.generation += 1;
+            match record {
+                Some((name, record)) if name == *trust_domain => state.insert(name, record),
+                _ => {
+                    state.records.remove(trust_domain);
+                }
+            }
+        });
+        bundle
+    }
+
+    /// The relationship has ended: nothing of it is kept.
+    pub(crate) fn forget(&self, trust_domain: &TrustDomain) {
+        self.0.send_modify(|state| {
+            state.generation += 1;
+            state.records.remove(trust_domain);
+            state.last_usable.remove(trust_domain);
+            state.bootstraps.remove(trust_domain);
+        });
+    }
+
+    /// Replaces what the operator gave to begin with.
+    pub(crate) fn set_bootstraps(&self, bootstraps: BTreeMap<TrustDomain, Arc<Bundle>>) {
+        self.0.send_if_modified(|state| {
+            let is_changed = state.bootstraps != bootstraps;
+            state.bootstraps = bootstraps;
+            is_changed
+        });
+    }
+}
+
+impl HeldState {
+    fn bundle(&self, trust_domain: &TrustDomain) -> Option<&Arc<Bundle>> {
+        self.records.get(trust_domain).map(|record| &record.bundle)
+    }
+
+    /// What may authenticate an https_spiffe endpoint of `trust_domain` where the held bundle cannot, newest knowledge first.
+    fn authentication_bundle(&self, trust_domain: &TrustDomain, now: UnixTime) -> Option<&Arc<Bundle>> {
+        if self.bundle(trust_domain).is_some_and(|bundle| can_authenticate(bundle, now)) {
+            return None;
+        }
+        let choices = [self.last_usable.get(trust_domain), self.bootstraps.get(trust_domain)];
+        choices.into_iter().flatten().find(|bundle| can_authenticate(bundle, now))
+    }
+
+    fn wants_bootstrap(&self, trust_domain: &TrustDomain, now: UnixTime) -> bool {
+        let known = [self.bundle(trust_domain), self.last_usable.get(trust_domain)];
+        !known.into_iter().flatten().any(|bundle| can_authenticate(bundle, now))
+    }
+
+    fn insert(&mut self, name: TrustDomain, record: Record) {
+        if !record.bundle.x509_authorities().is_empty() {
+            self.last_usable.insert(name.clone(), record.bundle.clone());
+        }
+        self.records.insert(name, record);
+    }
+
+    /// True when anything is other than before.
+    fn replace_all(&mut self, messages: &[types::Bundle]) -> bool {
+        let mut old = std::mem::take(&mut self.records);
+        let mut is_changed = !std::mem::replace(&mut self.is_known, true);
+        for message in messages {
+            let known =
+                TrustDomain::from_name_or_id(&message.trust_domain).ok().and_then(|name| old.remove(&name));
+            let before = known.as_ref().map(|record| record.message_sha256);
+            if let Some((name, record)) = read(message, known) {
+                if before != Some(record.message_sha256) {
+                    is_changed = true;
+                    debug!(trust_domain = %name, sequence_number = record.bundle.sequence_number(), "held bundle changed");
+                }
+                self.insert(name, record);
+            }
+        }
+        for name in old.keys() {
+            debug!(trust_domain = %name, "held bundle is gone");
+        }
+        is_changed || !old.is_empty()
+    }
+}
+
+/// An expired authority verifies nothing.
+fn can_authenticate(bundle: &Bundle, now: UnixTime) -> bool {
+    bundle.x509_authorities().iter().any(|authority| !authority.is_expired(now))
+}
+
+/// Parses unless it is what `known` was made of. Others write to SPIRE's store too, so single bad authorities are passed over.
+fn read(message: &types::Bundle, known: Option<Record>) -> Option<(TrustDomain, Record)> {
+    let message_sha256 = Sha256::digest(message.encode_to_vec()).into();
+    if let Some(known) = known.filter(|known| known.message_sha256 == message_sha256) {
+        return Some((known.bundle.trust_domain().clone(), known));
+    }
+    let bundle = match BundleMessage::from(message).into_usable() {
+        Ok(UsableBundle { bundle, refused }) => {
+            if let Some(first) = refused.first() {
+                let (trust_domain, refused) = (bundle.trust_domain(), refused.len());
+                warn!(%trust_domain, refused, first = chain(first), "spire holds authorities that cannot be used");
+            }
+            bundle
+        }
+        Err(error @ ConvertError::Name { .. }) => {
+            warn!(error = chain(&error), "spire holds a bundle without a proper name");
+            return None;
+        }
+        Err(error) => {
+            warn!(error = chain(&error), "spire holds a bundle that cannot be read");
+            return None;
+        }
+    };
+    Some((bundle.trust_domain().clone(), Record { message_sha256, bundle: Arc::new(bundle) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use entente_bundle::testing::{TestAuthority, now};
+
+    use super::*;
+
+    fn name() -> TrustDomain {
+        TrustDomain::new("a.test").unwrap()
+    }
+
+    fn message(authority: &TestAuthority) -> types::Bundle {
+        types::Bundle::from(&authority.bundle())
+    }
+
+    fn empty() -> types::Bundle {
+        types::Bundle { trust_domain: "a.test".into(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_list_that_was_begun_before_a_change_does_not_undo_it() {
+        let (held, authority) = (Held::new(), TestAuthority::new("a.test"));
+        let generation = held.generation();
+        held.set(&name(), Some(&message(&authority)));
+        assert!(!held.replace_all(generation, &[]));
+        assert!(held.bundle(&name()).is_some());
+        assert!(held.replace_all(held.generation(), &[]));
+        assert_eq!(held.bundle(&name()), None);
+    }
+
+    #[test]
+    fn an_unchanged_list_wakes_nobody() {
+        let (held, authority) = (Held::new(), TestAuthority::new("a.test"));
+        let mut watch = held.subscribe();
+        held.replace_all(0, &[]);
+        assert!(watch.has_changed().unwrap(), "now it is known that there is nothing");
+        held.replace_all(0, &[message(&authority)]);
+        watch.mark_unchanged();
+        held.replace_all(0, &[message(&authority)]);
+        assert!(!watch.has_changed().unwrap());
+        held.replace_all(0, &[]);
+        assert!(watch.has_changed().unwrap());
+    }
+
+    #[test]
+    fn after_a_revocation_the_last_authorities_still_authenticate_the_endpoint() {
+        let (held, authority) = (Held::new(), TestAuthority::new("a.test"));
+        held.set(&name(), Some(&message(&authority)));
+        let state = held.subscribe();
+        assert_eq!(state.borrow().authentication_bundle(&name(), now()), None);
+        held.set(&name(), Some(&empty()));
+        assert!(state.borrow().bundle(&name()).unwrap().is_empty());
+        assert!(
+            state
+                .borrow()
+                .authentication_bundle(&name(), now())
+                .unwrap()
+                .same_authorities(&authority.bundle())
+        );
+        held.forget(&name());
+        assert_eq!(state.borrow().authentication_bundle(&name(), now()), None);
+    }
+
+    #[test]
+    fn the_bootstrap_bundle_serves_only_where_nothing_newer_can() {
+        let held = Held::new();
+        let (expired, bootstrap) =
+            (TestAuthority::builder("a.test").expired().build(), TestAuthority::new("a.test"));
+        let state = held.subscribe();
+        assert!(state.borrow().wants_bootstrap(&name(), now()));
+        held.set_bootstraps(BTreeMap::from([(name(), Arc::new(bootstrap.bundle()))]));
+        held.set(&name(), Some(&message(&expired)));
+        let chosen = state.borrow().authentication_bundle(&name(), now()).cloned().unwrap();
+        assert!(chosen.same_authorities(&bootstrap.bundle()));
+        held.set(&name(), Some(&message(&TestAuthority::new("a.test"))));
+        assert_eq!(state.borrow().authentication_bundle(&name(), now()), None);
+        assert!(!state.borrow().wants_bootstrap(&name(), now()));
+    }
+
+    #[test]
+    fn a_bad_authority_in_spires_store_does_not_hide_the_good_ones() {
+        let (held, authority) = (Held::new(), TestAuthority::new("a.test"));
+        let mut mixed = message(&authority);
+        mixed.x509_authorities.push(types::X509Certificate::default());
+        assert_eq!(held.set(&name(), Some(&mixed)).unwrap().x509_authorities().len(), 1);
+        let nameless = types::Bundle { trust_domain: "No Name".into(), ..message(&authority) };
+        assert!(held.replace_all(held.generation(), &[nameless]));
+        assert!(held.names().is_empty());
+    }
+}

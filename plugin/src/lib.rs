@@ -1,0 +1,38 @@
+//! The external plugin of SPIRE Server: takes the own bundle out, puts foreign ones in, and lends handshake signatures.
+//!
+//! | module | question |
+//! |---|---|
+//! | `handshake`, `host`, `broker` | how do SPIRE Server and we find each other? |
+//! | `hcl`, `config`, `configurator` | what does the operator want? |
+//! | `publisher`, `own_bundle` | what is our own bundle? |
+//! | `identity`, `signing` | who is SPIRE Server, and what may be signed in its name? |
+//! | `server_api`, `watcher`, `held`, `relationships` | what does SPIRE Server hold, and with whom does it federate? |
+//! | `federation`, `removal` | which foreign bundle goes in, and which one out? |
+//! | `link` | what does the bundle endpoint have to know? |
+
+mod broker;
+mod config;
+mod configurator;
+mod counters;
+mod federation;
+mod files;
+mod guard;
+pub mod handshake;
+mod hcl;
+pub mod hclog;
+mod held;
+mod host;
+mod identity;
+pub mod install;
+mod link;
+mod own_bundle;
+mod publisher;
+mod relationships;
+mod removal;
+mod repeats;
+pub mod run;
+mod server_api;
+mod signing;
+mod state;
+mod unix_socket;
+mod watcher;

@@ -1,0 +1,207 @@
+//! Looks at what SPIRE Server holds: every few seconds, because others write there too, and at once when asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use entente_bundle::TrustDomain;
+use rustls_pki_types::UnixTime;
+use tonic::Code;
+use tracing::{debug, error, info, warn};
+
+use crate::config::{Config, UndeclaredBundles};
+use crate::files;
+use crate::hclog::chain;
+use crate::relationships::{self, FederationRelationship, SpireRelationships};
+use crate::removal;
+use crate::repeats::Repeats;
+use crate::server_api::{ApiError, ServerApi};
+use crate::state::Shared;
+
+/// Between two looks.
+const POLL: Duration = Duration::from_secs(5);
+
+/// After a failure; doubled up to [`POLL`].
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+
+/// The server answers some seconds after it has started us; until then silence is no news.
+const STARTING: Duration = Duration::from_secs(15);
+
+/// What was told already.
+#[derive(Debug, Default)]
+struct Told {
+    repeats: Repeats,
+    undeclared: bool,
+}
+
+/// Looks until the plugin stops.
+pub(crate) async fn run(shared: &Shared) {
+    let started = Instant::now();
+    let mut told = Told::default();
+    let mut retry = FIRST_RETRY;
+    loop {
+        let pause = match look(shared, &mut told).await {
+            Ok(()) => {
+                if told.repeats.recovered("server") {
+                    info!("spire server api answers again");
+                }
+                retry = FIRST_RETRY;
+                POLL
+            }
+            Err(error) => {
+                tell_failure(&error, started, &mut told.repeats);
+                let next = (retry * 2).min(POLL);
+                std::mem::replace(&mut retry, next)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.look_wanted.notified() => {}
+        }
+    }
+}
+
+fn tell_failure(error: &ApiError, started: Instant, repeats: &mut Repeats) {
+    let error = chain(error);
+    if started.elapsed() > STARTING && repeats.is_new("server", "down") {
+        warn!(error, "spire server api cannot be used");
+    } else if repeats.is_new("server error", &error) {
+        debug!(error, "spire server api cannot be used");
+    }
+}
+
+async fn look(shared: &Shared, told: &mut Told) -> Result<(), ApiError> {
+    let Some(config) = shared.config() else { return Ok(()) };
+    let api = shared.connections.api(&config.server_socket);
+    let generation = shared.held.generation();
+    let bundles = api.federated_bundles().await?;
+    let spire = list_relationships(&api, &mut told.repeats).await?;
+    tell_conflicts(&config, &spire, &mut told.repeats);
+    shared.spire_relationships.send_if_modified(|known| {
+        let is_changed = known.as_deref() != Some(&spire);
+        if is_changed {
+            *known = Some(Arc::new(spire.clone()));
+        }
+        is_changed
+    });
+    let relationships = relationships::all(&config, &spire);
+    read_bootstraps(shared, &relationships, &mut told.repeats);
+    if !shared.held.replace_all(generation, &bundles) {
+        shared.look_wanted.notify_one();
+        return Ok(());
+    }
+    undeclared(shared, &config, &relationships, told);
+    removal::pass(shared, &api, &config, &spire, &mut told.repeats).await;
+    Ok(())
+}
+
+/// A server whose policy hides its relationships is one without any, as far as we can know.
+async fn list_relationships(api: &ServerApi, repeats: &mut Repeats) -> Result<SpireRelationships, ApiError> {
+    let listed = match api.federation_relationships().await {
+        Err(error) if matches!(error.code(), Some(Code::PermissionDenied | Code::Unimplemented)) => {
+            if repeats.is_new("relationships", "hidden") {
+                warn!(error = chain(&error), "spire server hides its federation relationships");
+            }
+            return Ok(SpireRelationships::new());
+        }
+        listed => listed?,
+    };
+    let mut known = SpireRelationships::new();
+    for message in &listed {
+        match relationships::from_spire(message) {
+            Ok((name, relationship)) => {
+                known.insert(name, relationship);
+            }
+            Err(error) => {
+                let trust_domain = &message.trust_domain;
+                if repeats.is_new(&format!("relationship {trust_domain}"), &error.to_string()) {
+                    warn!(
+                        trust_domain,
+                        error = chain(&error),
+                        "federation relationship of spire cannot be watched"
+                    );
+                }
+            }
+        }
+    }
+    Ok(known)
+}
+
+fn tell_conflicts(config: &Config, spire: &SpireRelationships, repeats: &mut Repeats) {
+    for trust_domain in config.managed() {
+        let subject = format!("conflict {trust_domain}");
+        if !spire.contains_key(trust_domain) {
+            repeats.over(&subject);
+        } else if repeats.is_new(&subject, "conflict") {
+            error!(
+                %trust_domain,
+                way_out = format!(
+                    "delete the one in SPIRE (spire-server federation delete -id spiffe://{trust_domain}), or set mode = \"assisted\" in the plugin's configuration"
+                ),
+                "federation relationship is declared as managed and exists in spire too, so it is only assisted"
+            );
+        }
+    }
+}
+
+/// Reads bootstrap bundles while they are needed, so that a file can come later or be replaced.
+fn read_bootstraps(
+    shared: &Shared,
+    relationships: &BTreeMap<TrustDomain, FederationRelationship>,
+    repeats: &mut Repeats,
+) {
+    let mut found = BTreeMap::new();
+    let now = UnixTime::now();
+    for relationship in relationships.values() {
+        let (Some(path), Some(name)) = (&relationship.bootstrap_bundle, relationship.endpoint_trust_domain())
+        else {
+            continue;
+        };
+        if !shared.held.wants_bootstrap(name, now) {
+            continue;
+        }
+        let subject = format!("bootstrap {}", path.display());
+        match files::read_bundle(path, name) {
+            Ok(bundle) => {
+                repeats.over(&subject);
+                found.insert(name.clone(), Arc::new(bundle));
+            }
+            Err(error) if repeats.is_new(&subject, &error.to_string()) => {
+                error!(trust_domain = %name, error = chain(&error), "bootstrap bundle cannot be used");
+            }
+            Err(_) => {}
+        }
+    }
+    shared.held.set_bootstraps(found);
+}
+
+/// Bundles that nobody names are told of once, or removed where the operator says so.
+fn undeclared(
+    shared: &Shared,
+    config: &Config,
+    relationships: &BTreeMap<TrustDomain, FederationRelationship>,
+    told: &mut Told,
+) {
+    let removals = shared.removals.all();
+    let named: BTreeSet<_> = relationships
+        .values()
+        .flat_map(|one| std::iter::once(&one.trust_domain).chain(one.endpoint_trust_domain()))
+        .collect();
+    for trust_domain in shared.held.names() {
+        if removals.contains(&trust_domain) || named.contains(&trust_domain) {
+            continue;
+        }
+        match config.undeclared_bundles {
+            UndeclaredBundles::Remove => shared.removals.add(trust_domain),
+            UndeclaredBundles::Keep if !told.undeclared => warn!(
+                %trust_domain,
+                way_out = format!(
+                    "name it in federates_with (mode = \"assisted\" where server.conf federates with it), or remove it: spire-server bundle delete -id spiffe://{trust_domain}"
+                ),
+                "spire holds a federated bundle that no relationship names; it is kept"
+            ),
+            UndeclaredBundles::Keep => {}
+        }
+    }
+    told.undeclared = true;
+}
