@@ -101,7 +101,15 @@ impl Tls {
         }
         let [first] = first;
         if first == TLS_HANDSHAKE {
-            return self.acceptor.accept(stream).await.map_err(Failure::Tls);
+            return match self.acceptor.accept(stream).into_fallible().await {
+                Ok(stream) => Ok(stream),
+                Err((error, stream)) => {
+                    if sign_error(&error).is_some() {
+                        alert_internal_error(stream).await;
+                    }
+                    Err(Failure::Tls(error))
+                }
+            };
         }
         if speaks_http(&mut stream).await {
             answer_plain_http(stream).await;
@@ -181,6 +189,20 @@ fn sign_error(error: &io::Error) -> Option<&SignError> {
         return None;
     };
     other.0.downcast_ref()
+}
+
+/// A fatal `internal_error` in the clear.
+const INTERNAL_ERROR_ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0, 2, 2, 80];
+
+// rustls sends no alert when a signer fails. The client has our ServerHello by then and would rather see an encrypted one,
+// but nothing encrypted came before, so it must look at one in the clear; whoever does not ends the handshake all the same.
+async fn alert_internal_error(mut stream: TcpStream) {
+    let farewell = async {
+        stream.write_all(&INTERNAL_ERROR_ALERT).await?;
+        stream.shutdown().await
+    };
+    // The connection is lost either way.
+    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
 }
 
 // An upper-case letter may begin a request; the rest of the method decides.
