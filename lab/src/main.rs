@@ -1,5 +1,6 @@
 //! `lab`: tells the story of a federation on this machine, or keeps it up for a person to try.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -44,6 +45,9 @@ enum Command {
         /// JSON.
         #[arg(long)]
         config: PathBuf,
+        /// Only ask the plugins about their configuration.
+        #[arg(long)]
+        validate: bool,
     },
     /// The stand-in for spire-agent.
     #[command(hide = true)]
@@ -52,6 +56,13 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// How the stand-in starts a plugin: becomes that program, which is killed when the stand-in dies.
+    #[command(hide = true)]
+    EmbeddedExec {
+        program: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 #[tokio::main]
@@ -59,8 +70,12 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run { options, sabotage, keep } => run(&options, sabotage, keep).await,
         Command::Up { options } => stay_up(&options).await,
-        Command::EmbeddedServer { config } => embedded::run_server(config).await.map(|()| true),
+        Command::EmbeddedServer { config, validate: true } => validate(config).await,
+        Command::EmbeddedServer { config, validate: false } => {
+            embedded::run_server(config).await.map(|()| true)
+        }
         Command::EmbeddedAgent { config } => embedded::run_agent(config).await.map(|()| true),
+        Command::EmbeddedExec { program, arguments } => Err(embedded::exec_with_parent(&program, &arguments)),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -70,6 +85,12 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn validate(config: PathBuf) -> anyhow::Result<bool> {
+    embedded::validate_server(config).await?;
+    println!("SPIRE server configuration file is valid.");
+    Ok(true)
 }
 
 /// True when every step held.
@@ -90,7 +111,9 @@ async fn summarise(lab: Lab, memory: anyhow::Result<String>, keep: bool) -> anyh
     let total = seconds(lab.timeline.elapsed());
     match &memory {
         Ok(memory) => lab.timeline.summary(true, &format!("every step held, {total} in all; {memory}")),
-        Err(error) => lab.timeline.summary(false, &format!("the story ended after {total}: {}", reason_of(error))),
+        Err(error) => {
+            lab.timeline.summary(false, &format!("the story ended after {total}: {}", reason_of(error)))
+        }
     }
     let ok = memory.is_ok();
     if let Some(folder) = lab.stop(keep || !ok).await {

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA512, digest};
 use entente_proto::plugin::grpc_broker_client::GrpcBrokerClient;
 use entente_proto::plugin::grpc_controller_client::GrpcControllerClient;
 use entente_proto::plugin::grpc_stdio_client::GrpcStdioClient;
@@ -15,20 +16,18 @@ use entente_proto::spire::service::common::config::v1::config_client::ConfigClie
 use entente_proto::spire::service::private::init::v1 as init;
 use entente_proto::spire::service::private::init::v1::init_client::InitClient;
 use hyper_util::rt::TokioIo;
-use sha2::{Digest as _, Sha512};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::either::Either;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::Host;
 use super::handshake::Address;
 use super::process::{LaunchError, Process};
-use super::services::{HostServices, NAMES};
+use super::services::{HostServices, NAMES, Running};
 use crate::embedded::certificate::hex;
 use crate::embedded::config::{PluginConfig, PluginKind};
 use crate::embedded::log::Log;
@@ -71,7 +70,7 @@ pub(crate) struct Plugin {
     /// Keeps our half of the broker stream open.
     _broker: mpsc::Sender<ConnInfo>,
     streams: [JoinHandle<()>; 2],
-    services: StopServices,
+    services: Running,
 }
 
 impl Plugin {
@@ -83,9 +82,9 @@ impl Plugin {
         let channel = connect(process.address.clone());
         let (broker, requests) = mpsc::channel(1);
         let streams = [hold_broker(channel.clone(), requests, log.clone()), hold_stdio(channel.clone())];
-        let services = StopServices(CancellationToken::new());
-        let address = HostServices { lender: host.lender.clone() }.start(services.0.clone());
-        let address = address.map_err(PluginError::HostServices)?.to_string_lossy().into_owned();
+        let services = HostServices { lender: host.lender.clone() }.start();
+        let services = services.map_err(PluginError::HostServices)?;
+        let address = services.socket().to_string_lossy().into_owned();
         let network = "unix".to_owned();
         let info = ConnInfo { service_id: HOST_SERVICES_ID, network, address, knock: None };
         // Not waited for: ConnInfo and Init race, as in SPIRE.
@@ -283,19 +282,9 @@ impl Plugin {
     }
 }
 
-/// Stops the host services also when a load failed half-way.
-#[derive(Debug)]
-struct StopServices(CancellationToken);
-
-impl Drop for StopServices {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
 /// First 16 bytes of SHA-512, in hex.
 fn hash(data: &str) -> String {
-    hex(Sha512::digest(data).get(..16).unwrap_or_default())
+    hex(digest(&SHA512, data.as_bytes()).as_ref().get(..16).unwrap_or_default())
 }
 
 /// Plain HTTP/2 with `unused` as authority. Dials when first used and again after a break.

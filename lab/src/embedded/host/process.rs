@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
+use aws_lc_rs::digest::{SHA256, digest};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::{Notify, watch};
@@ -167,7 +167,7 @@ fn verify_checksum(program: &Path, checksum: &str) -> Result<(), LaunchError> {
     }
     let bytes = std::fs::read(program)
         .map_err(|source| LaunchError::Unreadable { program: program.to_owned(), source })?;
-    match hex(&Sha256::digest(&bytes)).eq_ignore_ascii_case(checksum) {
+    match hex(digest(&SHA256, &bytes).as_ref()).eq_ignore_ascii_case(checksum) {
         true => Ok(()),
         false => Err(LaunchError::ChecksumMismatch),
     }

@@ -1,14 +1,14 @@
 //! What SPIRE lends to a plugin, on a socket of its own: the server's identity, the agents, the metrics.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use entente_proto::spire::hostservice::common::metrics::v1 as metrics;
 use entente_proto::spire::hostservice::server::agentstore::v1 as agentstore;
 use entente_proto::spire::hostservice::server::identityprovider::v1 as identityprovider;
 use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::plugin_bundle;
@@ -30,13 +30,33 @@ pub(super) struct HostServices {
     pub(super) lender: Lender,
 }
 
+/// Host services that are being served; dropping it ends them and removes the socket.
+#[derive(Debug)]
+pub(super) struct Running {
+    socket: PathBuf,
+    serving: JoinHandle<()>,
+}
+
+impl Running {
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.serving.abort();
+        // Somebody else may have tidied up where temporary files live.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
 impl HostServices {
-    /// Binds a fresh socket where temporary files live and serves on it until `stop`; returns its path.
-    pub(super) fn start(self, stop: CancellationToken) -> std::io::Result<PathBuf> {
-        let path = std::env::temp_dir().join(format!("plugin{}", rand::random::<u32>()));
-        let listener = UnixListener::bind(&path)?;
-        let socket = path.clone();
-        tokio::spawn(async move {
+    /// Binds a fresh socket where temporary files live, and serves on it.
+    pub(super) fn start(self) -> std::io::Result<Running> {
+        let socket = std::env::temp_dir().join(format!("plugin{}", rand::random::<u32>()));
+        let listener = UnixListener::bind(&socket)?;
+        let serving = tokio::spawn(async move {
             // It ends with the plugin, whose connections may break at any point.
             let _ = tonic::transport::Server::builder()
                 .add_service(identityprovider::identity_provider_server::IdentityProviderServer::new(
@@ -44,11 +64,10 @@ impl HostServices {
                 ))
                 .add_service(agentstore::agent_store_server::AgentStoreServer::new(self.clone()))
                 .add_service(metrics::metrics_server::MetricsServer::new(self))
-                .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
+                .serve_with_incoming(UnixListenerStream::new(listener))
                 .await;
-            let _ = std::fs::remove_file(path);
         });
-        Ok(socket)
+        Ok(Running { socket, serving })
     }
 
     fn core(&self, service: &str) -> Result<&Arc<Core>, Status> {
