@@ -36,8 +36,20 @@ impl Endpoint {
         Self::start_in(Arc::new(tempfile::tempdir().unwrap()), serve, rest).await.unwrap()
     }
 
+    /// Keyless, of another trust domain.
+    pub async fn of(trust_domain: &str) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let text = config_text(&dir, KEYLESS, "").replace("a.test", trust_domain);
+        Self::from_text(dir, &text).await.unwrap()
+    }
+
     pub async fn start_in(dir: Arc<TempDir>, serve: &str, rest: &str) -> anyhow::Result<Self> {
-        let config = Config::parse(&config_text(&dir, serve, rest)).map_err(anyhow::Error::msg)?;
+        let text = config_text(&dir, serve, rest);
+        Self::from_text(dir, &text).await
+    }
+
+    pub async fn from_text(dir: Arc<TempDir>, text: &str) -> anyhow::Result<Self> {
+        let config = Config::parse(text).map_err(anyhow::Error::msg)?;
         let running = app::start(config).await?;
         let (bound, stop) = (running.bound().clone(), running.stop_token());
         Ok(Self { dir, bound, stop, ended: Some(tokio::spawn(running.wait())) })
