@@ -73,15 +73,16 @@ impl Running {
     /// When a part ended that never should; the others are stopped.
     pub async fn wait(mut self) -> anyhow::Result<()> {
         let ended = tokio::select! {
+            // Being told to stop makes parts end, so it is looked at first.
+            biased;
             () = self.stop.cancelled() => None,
             Some(ended) = self.tasks.join_next() => Some(ended),
         };
         self.stop.cancel();
         let failure = match ended {
-            Some(Ok(_)) if self.stop.is_cancelled() && self.tasks.is_empty() => None,
+            None => None,
             Some(Ok(part)) => Some(anyhow::anyhow!("{part} ended by itself")),
             Some(Err(panicked)) => Some(anyhow::Error::new(panicked).context("a part panicked")),
-            None => None,
         };
         let drained = timeout(DRAIN_TIMEOUT, async { while self.tasks.join_next().await.is_some() {} }).await;
         if drained.is_err() {

@@ -1,5 +1,11 @@
 //! The public and admin listeners over real TLS: what is served, as whom, and what strangers get.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test ends where its helpers cannot go on"
+)]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,11 @@
 //! Fetching over real TLS: what is offered to the plugin, and every way in which a foreign endpoint is turned away.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test ends where its helpers cannot go on"
+)]
+
 mod support;
 
 use std::io::Write;

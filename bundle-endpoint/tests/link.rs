@@ -1,5 +1,11 @@
 //! The link: who may dial, what is refused, and how restarts of either side converge.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test ends where its helpers cannot go on"
+)]
+
 mod support;
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
