@@ -1,5 +1,7 @@
 //! The stand-in server as a process, hosting the real plugin: what SPIRE does to a plugin in its life, the stand-in does too.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, helpers of tests too")]
+
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;

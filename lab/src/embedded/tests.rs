@@ -1,12 +1,17 @@
 //! Whole servers and agents, in the test's own process, asked over their sockets.
+//!
+//! What is asserted here is SPIRE's behaviour, and the stand-in has to have it: one test of `real` runs all others again with
+//! `ENTENTE_API_TESTS=real`, which has them ask a real `spire-server`.
 
 mod agent;
 mod authorities;
 mod bundles;
 mod client;
 mod entries;
+mod real;
 mod relationships;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,19 +31,23 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::config::ServerConfig;
 use super::log::testing::Lines;
-use super::server::{self, Bound, Controls};
+use super::server::{self, Controls};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A server without plugins.
 struct TestServer {
     folder: TempDir,
     trust_domain: &'static str,
     channel: Channel,
-    bound: Bound,
-    lines: Lines,
-    stop: CancellationToken,
-    running: JoinHandle<anyhow::Result<()>>,
+    endpoint: SocketAddr,
+    running: Running,
+}
+
+/// The stand-in in this process, or the real thing in one of its own.
+enum Running {
+    Real(real::RealServer),
+    StandIn { lines: Lines, stop: CancellationToken, task: JoinHandle<anyhow::Result<()>> },
 }
 
 impl TestServer {
@@ -47,40 +56,48 @@ impl TestServer {
     }
 
     async fn start_in(folder: TempDir, trust_domain: &'static str) -> Self {
-        let config = ServerConfig {
-            trust_domain: trust_domain.to_owned(),
-            data_dir: folder.path().join("data"),
-            socket_path: folder.path().join("api.sock"),
-            ca_ttl_seconds: 86_400,
-            x509_svid_ttl_seconds: 3_600,
-            bundle_endpoint: Some(([127, 0, 0, 1], 0).into()),
-            refresh_hint_seconds: None,
-            plugins: Vec::new(),
+        let socket = folder.path().join("api.sock");
+        let (running, endpoint) = if real::is_wanted() {
+            let server = real::RealServer::start(folder.path(), trust_domain).await;
+            let endpoint = server.endpoint;
+            (Running::Real(server), endpoint)
+        } else {
+            start_stand_in(&folder, trust_domain).await
         };
-        let socket = format!("unix:{}", config.socket_path.display());
-        let channel = Endpoint::from_shared(socket).unwrap().connect_lazy();
-        let (lines, stop) = (Lines::default(), CancellationToken::new());
-        let (ready, is_ready) = oneshot::channel();
-        let (_, reconfigure) = mpsc::channel(1);
-        let controls = Controls { stop: stop.clone(), reconfigure, trampoline: None };
-        let running = tokio::spawn(server::run(config, lines.log(), controls, ready));
-        let Ok(bound) = is_ready.await else {
-            panic!("server did not start: {}", lines.text());
-        };
-        Self { folder, trust_domain, channel, bound, lines, stop, running }
+        let channel = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap().connect_lazy();
+        Self { folder, trust_domain, channel, endpoint, running }
     }
 
-    /// Ends without a word, as SIGKILL would, and starts again on the same folder.
+    /// Ends without a word.
+    async fn kill(self) -> TempDir {
+        match self.running {
+            Running::Real(server) => drop(server),
+            Running::StandIn { task, .. } => {
+                task.abort();
+                let _ = task.await;
+            }
+        }
+        self.folder
+    }
+
     async fn killed_and_started_again(self) -> Self {
-        self.running.abort();
-        let _ = self.running.await;
-        Self::start_in(self.folder, self.trust_domain).await
+        let trust_domain = self.trust_domain;
+        Self::start_in(self.kill().await, trust_domain).await
     }
 
-    async fn stop(self) -> anyhow::Result<()> {
+    async fn stop(self) {
         drop(self.channel);
-        self.stop.cancel();
-        self.running.await?
+        if let Running::StandIn { stop, task, .. } = self.running {
+            stop.cancel();
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    fn log(&self) -> String {
+        match &self.running {
+            Running::Real(server) => server.log(),
+            Running::StandIn { lines, .. } => lines.text(),
+        }
     }
 
     fn socket(&self) -> PathBuf {
@@ -88,7 +105,7 @@ impl TestServer {
     }
 
     fn url(&self) -> String {
-        format!("https://{}/", self.bound.bundle_endpoint.unwrap())
+        format!("https://{}/", self.endpoint)
     }
 
     fn bundles(&self) -> BundleClient<Channel> {
@@ -120,6 +137,28 @@ impl TestServer {
         let response = self.bundles().batch_set_federated_bundle(request).await.unwrap().into_inner();
         response.results.into_iter().next().unwrap().status.unwrap()
     }
+}
+
+async fn start_stand_in(folder: &TempDir, trust_domain: &str) -> (Running, SocketAddr) {
+    let config = ServerConfig {
+        trust_domain: trust_domain.to_owned(),
+        data_dir: folder.path().join("data"),
+        socket_path: folder.path().join("api.sock"),
+        ca_ttl_seconds: 86_400,
+        x509_svid_ttl_seconds: 3_600,
+        bundle_endpoint: Some(([127, 0, 0, 1], 0).into()),
+        refresh_hint_seconds: None,
+        plugins: Vec::new(),
+    };
+    let (lines, stop) = (Lines::default(), CancellationToken::new());
+    let (ready, is_ready) = oneshot::channel();
+    let (_, reconfigure) = mpsc::channel(1);
+    let controls = Controls { stop: stop.clone(), reconfigure, trampoline: None };
+    let task = tokio::spawn(server::run(config, lines.log(), controls, ready));
+    let Ok(bound) = is_ready.await else {
+        panic!("server did not start: {}", lines.text());
+    };
+    (Running::StandIn { lines, stop, task }, bound.bundle_endpoint.unwrap())
 }
 
 /// A bundle of one fresh authority.

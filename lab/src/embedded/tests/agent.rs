@@ -164,11 +164,10 @@ async fn an_agent_whose_server_is_away_serves_on_and_comes_back() {
     let agent = TestAgent::start(&server).await;
     let mut stream = agent.svids().await.unwrap();
     let first = stream.message().await.unwrap().unwrap();
-    server.running.abort();
-    let _ = server.running.await;
+    let folder = server.kill().await;
     let again = agent.svids().await.unwrap().message().await.unwrap().unwrap();
     assert_eq!(again, first);
-    let server = TestServer::start_in(server.folder, "a.test").await;
+    let server = TestServer::start_in(folder, "a.test").await;
     add(&server, wire::Entry { hint: "second".into(), ..entry("a.test", "/two", &[]) }).await;
     let both = until(&mut stream, |message| message.svids.len() == 2).await;
     assert_eq!(both.svids[0], first.svids[0]);

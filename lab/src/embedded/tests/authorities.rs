@@ -88,7 +88,7 @@ async fn a_rotation_is_counted_by_the_bundle_and_followed_by_the_servers_own_svi
     assert_eq!(after.active.unwrap().authority_id, prepared);
     assert_eq!(server.own_bundle().await.x509_authorities.len(), 1);
     let text = "forcing rotation of the Server SVID";
-    eventually(async || server.lines.text().contains(text).then_some(())).await;
+    eventually(async || server.log().contains(text).then_some(())).await;
 }
 
 #[tokio::test]

@@ -177,5 +177,5 @@ async fn everything_outlives_a_kill() {
     let server = server.killed_and_started_again().await;
     assert_eq!(server.own_bundle().await, own);
     assert_eq!(entries(&server).await, held);
-    assert!(server.stop().await.is_ok());
+    server.stop().await;
 }
