@@ -76,7 +76,8 @@ impl Server {
     async fn command(&self, extra: &[&str]) -> Command {
         let mut command = Command::new(products().await.lab());
         command.args(["embedded-server", "--config"]).arg(self.path("server.json")).args(extra);
-        command.kill_on_drop(true);
+        // Sockets of killed servers and plugins go with the folder.
+        command.env("TMPDIR", self.folder.path()).kill_on_drop(true);
         command
     }
 
