@@ -20,12 +20,14 @@ pub async fn eventually<T>(
     mut probe: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let start = Instant::now();
+    let mut earlier = None;
     loop {
         let left = deadline.saturating_sub(start.elapsed());
         let reason = match tokio::time::timeout(left.max(PROBE_INTERVAL), probe()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(reason)) => reason,
-            Err(_) => anyhow!("no answer"),
+            // A probe that the deadline cuts short says less than the one before.
+            Err(_) => earlier.take().unwrap_or_else(|| anyhow!("no answer")),
         };
         if reason.chain().any(|cause| cause.is::<Ended>()) {
             return Err(reason.context(what.to_owned()));
@@ -33,6 +35,7 @@ pub async fn eventually<T>(
         if start.elapsed() >= deadline {
             return Err(reason.context(format!("{what}: not within {} s", deadline.as_secs())));
         }
+        earlier = Some(reason);
         tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }

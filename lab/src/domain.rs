@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use entente_bundle::{Bundle, SpiffeId, TrustDomain};
 use rustix::process::Signal;
 use tokio::net::UnixStream;
+use tokio::process::Command;
 
 use crate::checks::{ensure, eventually, see};
 use crate::endpoint_status::EndpointStatus;
@@ -225,6 +227,20 @@ impl Domain {
             Ok(status)
         });
         ready.await.map_err(|error| see(error, &self.home.endpoint_log()))
+    }
+    /// `bundle-endpoint status`: the command, its exit code, and what it printed.
+    pub async fn status_command(&self) -> anyhow::Result<(String, Option<i32>, String)> {
+        let config = self.home.endpoint_conf().display().to_string();
+        let output = Command::new(self.means.products.bundle_endpoint())
+            .args(["status", "--config", &config])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("cannot run bundle-endpoint status")?;
+        let printed =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Ok((format!("bundle-endpoint status --config {config}"), output.status.code(), printed.concat()))
     }
     /// What the endpoint says about itself.
     pub async fn status(&self) -> anyhow::Result<EndpointStatus> {

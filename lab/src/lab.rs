@@ -70,7 +70,7 @@ impl Lab {
         let folder = match &options.dir {
             Some(dir) => {
                 let ended = layout::take_over(dir)?;
-                ensure_absolute(dir)?;
+                ensure_printable(dir)?;
                 if ended > 0 {
                     timeline.say(&format!(
                         "took over {} from a dead lab: ended {ended} of its processes",
@@ -90,7 +90,10 @@ impl Lab {
         let means = Means { products, spire: Arc::new(spire) };
         let one = Domain::create(folder.path(), "cluster1.org", &means)?;
         let two = Domain::create(folder.path(), "cluster2.org", &means)?;
-        Ok(Self { timeline, browser: Browser::find(), means, one, two, workloads: None, folder })
+        let lab = Self { timeline, browser: Browser::find(), means, one, two, workloads: None, folder };
+        // From now on the folder is in use.
+        lab.save_inventory()?;
+        Ok(lab)
     }
     /// Where it lives.
     pub fn folder(&self) -> &Path {
@@ -126,7 +129,7 @@ impl Lab {
     }
 }
 
-fn ensure_absolute(dir: &Path) -> anyhow::Result<()> {
+fn ensure_printable(dir: &Path) -> anyhow::Result<()> {
     let printable = dir.to_str().is_some_and(|text| !text.contains(['"', '\\', '\n']));
     ensure(printable, || {
         format!("{} cannot stand in configuration files: choose a plain name", dir.display())
@@ -135,6 +138,8 @@ fn ensure_absolute(dir: &Path) -> anyhow::Result<()> {
 
 async fn choose_spire(options: &Options, products: &Products) -> anyhow::Result<(Spire, String)> {
     let folder = options.spire_dir.as_deref();
+    let at_odds = options.spire == Some(Kind::Embedded) && folder.is_some();
+    ensure(!at_odds, || "--spire-dir is for real SPIRE: leave it out with --spire embedded".to_owned())?;
     let found = match options.spire {
         Some(Kind::Embedded) => None,
         Some(Kind::Real) => Some(install::find_or_build(folder).await?),

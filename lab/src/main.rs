@@ -12,6 +12,7 @@ use entente_lab::sabotage::Sabotage;
 use entente_lab::story::{self, Step};
 use entente_lab::timeline::Timeline;
 use entente_lab::up;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Two SPIFFE trust domains on this machine, federated through Entente.
 #[derive(Debug, Parser)]
@@ -99,7 +100,7 @@ async fn run(options: &Options, sabotage: Option<Sabotage>, keep: bool) -> anyho
         let mut lab = Lab::prepare(options, Timeline::new()).await?;
         let told = tokio::select! {
             told = story::tell(&mut lab, &Step::ALL, sabotage) => told,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            interrupted = told_to_stop() => Err(interrupted),
         };
         let memory = told.and_then(|()| story::check_memory(&lab));
         summarise(lab, memory, keep).await
@@ -128,7 +129,7 @@ async fn stay_up(options: &Options) -> anyhow::Result<bool> {
     let steps = [Step::Start, Step::Federate, Step::Talk];
     let told = tokio::select! {
         told = story::tell(&mut lab, &steps, None) => told,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        interrupted = told_to_stop() => Err(interrupted),
     };
     if let Err(error) = told {
         lab.timeline.summary(false, &format!("the lab is not up: {}", reason_of(&error)));
@@ -138,8 +139,22 @@ async fn stay_up(options: &Options) -> anyhow::Result<bool> {
         return Ok(false);
     }
     println!("{}", up::guide(&lab)?);
-    tokio::signal::ctrl_c().await?;
+    told_to_stop().await;
     println!("\nstopping");
     lab.stop(options.dir.is_some()).await;
     Ok(true)
+}
+
+/// Waits for Ctrl-C or SIGTERM; either way everything that was started is ended.
+async fn told_to_stop() -> anyhow::Error {
+    let signals = signal(SignalKind::interrupt()).and_then(|interrupt| Ok((interrupt, signal(SignalKind::terminate())?)));
+    match signals {
+        Ok((mut interrupt, mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => anyhow::anyhow!("interrupted"),
+                _ = terminate.recv() => anyhow::anyhow!("terminated"),
+            }
+        }
+        Err(error) => anyhow::Error::new(error).context("cannot listen for signals"),
+    }
 }

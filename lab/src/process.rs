@@ -146,10 +146,6 @@ impl Process {
             .with_context(|| format!("{} is still running after {deadline:?}", self.name))?;
         Ok(status?)
     }
-    /// Resident memory in bytes.
-    pub fn resident_memory(&self) -> anyhow::Result<u64> {
-        resident_memory(self.pid).with_context(|| format!("{} has no resident memory to read", self.name))
-    }
 }
 
 /// A process that should run has ended. Waiting for anything from it is in vain.
@@ -178,11 +174,38 @@ pub fn signal_pid(pid: u32, signal: Signal) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `VmRSS` of a process in bytes; `None` when there is no such process.
-pub fn resident_memory(pid: u32) -> Option<u64> {
+/// Resident memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResidentMemory {
+    /// All of it (`VmRSS`).
+    pub total: u64,
+    /// The part that is the program file itself, mapped. Large only in unoptimised builds.
+    pub program: u64,
+}
+
+/// Reads the resident memory of a process; `None` when there is no such process.
+pub fn resident_memory(pid: u32) -> Option<ResidentMemory> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let total = kibibytes(&status, "VmRSS:")?;
+    let program = executable(pid)?;
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let mut of_program = false;
+    let mut mapped = 0;
+    for line in smaps.lines() {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        if !first.ends_with(':') {
+            of_program = line.ends_with(&*program.to_string_lossy());
+        } else if of_program && let Some(bytes) = kibibytes(line, "Rss:") {
+            mapped += bytes;
+        }
+    }
+    Some(ResidentMemory { total, program: mapped })
+}
+
+/// The value of a `Name:  123 kB` line, in bytes.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
@@ -231,7 +254,8 @@ mod tests {
         let mut process = sleeper(folder.path());
         process.check_alive().expect("it runs");
         assert_eq!(children_named(std::process::id(), "sleep"), [process.pid()]);
-        assert!(resident_memory(process.pid()).is_some_and(|bytes| bytes > 0));
+        let memory = resident_memory(process.pid()).expect("it has memory");
+        assert!(memory.total > memory.program && memory.program > 0, "{memory:?}");
 
         process.kill().await.expect("it can be killed");
 

@@ -1,10 +1,12 @@
 //! Deliberate damage in mid-story, to show that its checks can fail.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use entente_bundle::Bundle;
 use entente_proto::link::v1::link_client::LinkClient;
 use entente_proto::link::v1::plugin_message::Message;
-use entente_proto::link::v1::{OwnBundle, PluginHello, PluginMessage};
+use entente_proto::link::v1::{Heartbeat, OwnBundle, PluginHello, PluginMessage};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,6 +14,9 @@ use tonic::transport::Endpoint;
 
 use crate::lab::Lab;
 use crate::story::Step;
+
+/// An endpoint drops a link that has been silent for 30 seconds.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// What is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -86,8 +91,15 @@ async fn publish(socket: &std::path::Path, bundle: &Bundle) -> anyhow::Result<Jo
         .context("the link is refused")?;
     let mut answers = answers.into_inner();
     Ok(tokio::spawn(async move {
-        // The link lasts as long as the sender lives.
-        while let Ok(Some(_)) = answers.message().await {}
-        drop(sender);
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                answer = answers.message() => if !matches!(answer, Ok(Some(_))) { return },
+                _ = beat.tick() => {
+                    let heartbeat = PluginMessage { message: Some(Message::Heartbeat(Heartbeat {})) };
+                    if sender.send(heartbeat).await.is_err() { return }
+                }
+            }
+        }
     }))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, bail};
-use entente_bundle::{Bundle, TrustDomain, document};
+use entente_bundle::{Bundle, SpiffeId, TrustDomain, document};
 use tokio::process::Command;
 
 use crate::domain::Domain;
@@ -46,6 +46,11 @@ pub async fn bundle_list(
 /// `federation list`; the stand-in has no such command.
 pub async fn federation_list(program: &Path, domain: &Domain) -> anyhow::Result<Answer> {
     spire_server(program, domain, &["federation", "list"], &[]).await
+}
+
+/// `entry show -spiffeID …`; the stand-in has no such command.
+pub async fn entry_show(program: &Path, domain: &Domain, id: &SpiffeId) -> anyhow::Result<Answer> {
+    spire_server(program, domain, &["entry", "show"], &["-spiffeID", &id.to_string()]).await
 }
 
 async fn spire_server(

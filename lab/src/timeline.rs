@@ -9,7 +9,7 @@ use crate::checks::{log_of, reason_of, seconds};
 const LOG_TAIL: usize = 15;
 /// Lines of an answer that are shown with a command.
 const ANSWER_LINES: usize = 12;
-const ANSWER_COLUMNS: usize = 160;
+const ANSWER_COLUMNS: usize = 260;
 
 /// Prints to standard output as things happen; plain text when that is not a terminal.
 #[derive(Debug)]

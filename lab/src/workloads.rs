@@ -171,9 +171,9 @@ impl HelloworldClient {
     }
 }
 
-/// The client says so at level `error` or `warn`.
+/// The client's three ways to say that a call was not answered.
 fn is_failed_call(line: &str) -> bool {
-    line.contains("call failed")
+    ["call failed", "server refused"].iter().any(|words| line.contains(words))
 }
 
 /// One call by hand: `helloworld-client ADDRESS --count 1`, as the same workload as the story's client.

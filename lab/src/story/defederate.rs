@@ -63,7 +63,7 @@ async fn refused_on_both_sides(
     let (server, client) = lab.pair()?;
     let server_id = server.spiffe_id.to_string();
     let by_client = line_in(&client.log(), client_mark, &["no_bundle", &server_id], PATIENCE).await?;
-    let by_server = line_in(&server.log(), server_mark, &["refused_by_peer"], PATIENCE).await?;
+    let by_server = line_in(&server.log(), server_mark, &["client refused our svid"], PATIENCE).await?;
     let (replies, after) = (client.replies(), client.log().mark());
     eventually("further calls are refused", PATIENCE, async || {
         let refused =

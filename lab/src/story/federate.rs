@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
-
 use super::PATIENCE;
 use crate::checks::{ensure, eventually, see};
 use crate::compare::{same_bundle, same_document};
@@ -83,9 +81,12 @@ async fn stock_tools_agree(lab: &Lab, here: &Domain, there: &Domain) -> anyhow::
         })?;
         lab.timeline.held("managed: SPIRE itself has no relationship, so there is one writer");
     }
-    let status = here.status().await.context("no status")?;
-    let name = there.trust_domain().as_str();
-    ensure(status.relationships().iter().any(|one| one == name), || {
-        format!("/status of {} shows no relationship with {name}", here.trust_domain())
-    })
+    let (command, code, printed) = here.status_command().await?;
+    lab.timeline.command(&command, &printed);
+    ensure(code == Some(0), || format!("bundle-endpoint status exits {code:?}: {}", printed.trim()))?;
+    let shown = printed.contains(there.trust_domain().as_str());
+    ensure(shown, || format!("bundle-endpoint status does not show {}", there.trust_domain()))?;
+    lab.timeline
+        .held(&format!("bundle-endpoint status of {} finds everything well (exit 0)", here.trust_domain()));
+    Ok(())
 }

@@ -72,6 +72,11 @@ async fn kill_and_restart(lab: &mut Lab, side: Side, part: Part, calls: &CallMar
     kill(side.of_mut(lab), part).await?;
     // While it is down.
     check_calls(lab, calls, "").await?;
+    if part == Part::Endpoint {
+        let (command, code, printed) = side.of(lab).status_command().await?;
+        lab.timeline.command(&command, &printed);
+        ensure(code == Some(1), || format!("without an endpoint, bundle-endpoint status exits {code:?}"))?;
+    }
     let domain = side.of_mut(lab);
     match part {
         Part::Agent => domain.start_agent().await?,
@@ -88,6 +93,7 @@ async fn kill_and_restart(lab: &mut Lab, side: Side, part: Part, calls: &CallMar
         Part::Endpoint => "bundle endpoint",
         Part::Server => "SPIRE Server",
     };
+    lab.save_inventory()?;
     lab.timeline.held_after(
         &format!("{what} of {name} killed and started again: linked, bundles equal on both sides, nothing lost, calls went on"),
         start.elapsed(),

@@ -1,9 +1,13 @@
 //! Step 4: entries, workloads, and three calls across, in the words of the walkthrough.
 
+use entente_bundle::{SpiffeId, TrustDomain};
+
 use super::PATIENCE;
 use crate::checks::{ensure, line_in, see};
+use crate::domain::Domain;
 use crate::lab::Lab;
 use crate::log_file::Mark;
+use crate::stock_cli;
 use crate::workloads::{CallMark, HelloworldClient, HelloworldServer, IDENTITY_DEADLINE, OneCall, register};
 
 const CALLS: usize = 3;
@@ -16,13 +20,31 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
     let server = HelloworldServer::start(&lab.one, &server_program, lab.two.trust_domain()).await?;
     let client =
         HelloworldClient::start(&lab.two, &client_program, lab.one.trust_domain(), server.address).await?;
-    for (domain, id) in [(&lab.one, &server.spiffe_id), (&lab.two, &client.spiffe_id)] {
-        lab.timeline
-            .held(&format!("entry in {} for {id}, by uid and path of the program", domain.trust_domain()));
+    for (domain, id, other) in
+        [(&lab.one, &server.spiffe_id, &lab.two), (&lab.two, &client.spiffe_id, &lab.one)]
+    {
+        show_entry(lab, domain, id, other.trust_domain()).await?;
     }
     lab.workloads = Some((server, client));
     across(lab).await?;
     at_home(lab).await
+}
+
+/// What a person sees of an entry with SPIRE's own tool.
+async fn show_entry(lab: &Lab, domain: &Domain, id: &SpiffeId, foreign: &TrustDomain) -> anyhow::Result<()> {
+    if let Some(program) = lab.means.spire.stock_server() {
+        let shown = stock_cli::entry_show(program, domain, id).await?;
+        lab.timeline.command(&shown.command_line, &shown.text);
+        let mut lines = shown.text.lines();
+        let federates =
+            lines.any(|line| line.starts_with("FederatesWith") && line.ends_with(foreign.as_str()));
+        ensure(federates, || format!("entry show does not say that {id} federates with {foreign}"))?;
+    }
+    lab.timeline.held(&format!(
+        "entry in {} for {id}, by uid and path of the program, federates with {foreign}",
+        domain.trust_domain()
+    ));
+    Ok(())
 }
 
 /// cluster2.org's client calls cluster1.org's server.

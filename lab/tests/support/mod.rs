@@ -15,12 +15,12 @@ use tokio::sync::{Mutex, MutexGuard};
 static ONE_AT_A_TIME: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
 
 /// What a story costs is a machine's whole attention.
-pub async fn turn() -> MutexGuard<'static, ()> {
+pub(crate) async fn turn() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().await
 }
 
 /// True when stories on this SPIRE can be told here. In CI real SPIRE must be there.
-pub fn can_tell(kind: Kind) -> bool {
+pub(crate) fn can_tell(kind: Kind) -> bool {
     if kind == Kind::Embedded {
         return true;
     }
@@ -39,7 +39,7 @@ pub fn can_tell(kind: Kind) -> bool {
 }
 
 /// A lab after `steps`, all of which held.
-pub async fn lab_after(kind: Kind, steps: &[Step]) -> Lab {
+pub(crate) async fn lab_after(kind: Kind, steps: &[Step]) -> Lab {
     let options = Options { spire: Some(kind), ..Options::default() };
     let lab = Lab::prepare(&options, Timeline::new().quiet()).await;
     let mut lab = lab.unwrap_or_else(|error| panic!("no lab: {}", reason_of(&error)));
@@ -50,7 +50,7 @@ pub async fn lab_after(kind: Kind, steps: &[Step]) -> Lab {
 }
 
 /// Tells `steps`, and nothing else.
-pub async fn tell(kind: Kind, steps: &[Step]) {
+pub(crate) async fn tell(kind: Kind, steps: &[Step]) {
     let _turn = turn().await;
     if can_tell(kind) {
         lab_after(kind, steps).await.stop(false).await;
@@ -58,7 +58,7 @@ pub async fn tell(kind: Kind, steps: &[Step]) {
 }
 
 /// Ends the lab and the test, and says where everything can be looked at.
-pub async fn give_up(lab: Lab, error: &anyhow::Error) -> ! {
+pub(crate) async fn give_up(lab: Lab, error: &anyhow::Error) -> ! {
     let reason = reason_of(error);
     let folder = lab.stop(true).await.map(|folder| folder.display().to_string()).unwrap_or_default();
     panic!("{reason}\nconfigurations and logs are in {folder}");

@@ -1,0 +1,92 @@
+//! `lab up`: says what to try, keeps others out of its folder, and leaves nothing running behind.
+
+mod support;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use entente_lab::layout::Inventory;
+use entente_lab::log_file::{LogFile, Mark};
+use entente_lab::process::{is_running, signal_pid};
+use entente_lab::{checks, http};
+use rustix::process::Signal;
+use tokio::process::{Child, Command};
+
+const UP_WITHIN: Duration = Duration::from_secs(300);
+
+fn up(dir: &Path, output: &Path) -> Child {
+    let output = std::fs::File::create(output).expect("a file for its output");
+    Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["up", "--spire", "embedded", "--dir"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stderr(output.try_clone().expect("a second handle"))
+        .stdout(output)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the lab starts")
+}
+
+fn pids(inventory: &Inventory) -> Vec<u32> {
+    inventory.trust_domains.iter().flat_map(|domain| &domain.processes).map(|process| process.pid).collect()
+}
+
+#[tokio::test]
+async fn a_lab_that_is_up_has_its_folder_for_itself_and_leaves_nothing_running() {
+    let _turn = support::turn().await;
+    let folder = tempfile::Builder::new().prefix("lab-").tempdir().expect("a folder");
+    let (dir, output) = (folder.path().join("d"), folder.path().join("output"));
+    let mut first = up(&dir, &output);
+    checks::line_in(&LogFile::new(&output), Mark::default(), &["stay until Ctrl-C"], UP_WITHIN)
+        .await
+        .expect("it is up");
+
+    let inventory = Inventory::load(&dir).expect("lab.json").expect("lab.json");
+    assert_eq!(Some(inventory.pid), first.id());
+    assert_eq!(pids(&inventory).len(), 2 * 4, "server, plugin, agent and endpoint of both domains");
+    let one = inventory.trust_domains.first().expect("cluster1.org");
+    let trust = http::Trust::CaFile(one.web_ca_file.clone());
+    let reply = http::ask(&http::Request::get(&one.web_url, trust)).await.expect("the printed URL answers");
+    assert_eq!(reply.status, 200);
+
+    let second = up(&dir, &folder.path().join("second")).wait().await.expect("it ends");
+    assert_eq!(second.code(), Some(1));
+    let said = std::fs::read_to_string(folder.path().join("second")).expect("its output");
+    assert!(said.contains("in use by a lab that runs as pid"), "{said}");
+
+    signal_pid(inventory.pid, Signal::INT).expect("a signal");
+    let status = tokio::time::timeout(Duration::from_secs(30), first.wait()).await.expect("it ends in time");
+    assert_eq!(status.expect("it ends").code(), Some(0));
+    for pid in pids(&inventory) {
+        assert!(!is_running(pid), "process {pid} is still running");
+    }
+}
+
+#[tokio::test]
+async fn a_lab_that_was_killed_is_taken_over_with_its_processes() {
+    let _turn = support::turn().await;
+    let folder = tempfile::Builder::new().prefix("lab-").tempdir().expect("a folder");
+    let (dir, output) = (folder.path().join("d"), folder.path().join("output"));
+    let mut first = up(&dir, &output);
+    checks::line_in(&LogFile::new(&output), Mark::default(), &["stay until Ctrl-C"], UP_WITHIN)
+        .await
+        .expect("it is up");
+    let left = pids(&Inventory::load(&dir).expect("lab.json").expect("lab.json"));
+    first.kill().await.expect("SIGKILL");
+
+    let output = folder.path().join("again");
+    let mut second = up(&dir, &output);
+    checks::line_in(&LogFile::new(&output), Mark::default(), &["took over"], UP_WITHIN)
+        .await
+        .expect("it says so");
+    checks::line_in(&LogFile::new(&output), Mark::default(), &["stay until Ctrl-C"], UP_WITHIN)
+        .await
+        .expect("it is up");
+    for pid in left {
+        assert!(!is_running(pid), "process {pid} of the dead lab is still running");
+    }
+    signal_pid(second.id().expect("a pid"), Signal::TERM).expect("a signal");
+    let status = tokio::time::timeout(Duration::from_secs(30), second.wait()).await.expect("it ends in time");
+    assert_eq!(status.expect("it ends").code(), Some(0));
+}
