@@ -1,19 +1,14 @@
-//! The first seconds of a plugin: which type it is (magic cookie), its socket, and the one line on stdout.
+//! The first words of a plugin: which type it is (magic cookie), and the one line on stdout.
 
-use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-
-use rustix::fs::Mode;
-use tokio::net::UnixListener;
+use std::path::Path;
 
 /// Longest path of a Unix socket: the field of the system call holds 108 bytes, the last of them zero.
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
 /// The plugin type that the host started us as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Gets bundle-loaded and bundle-updated events.
     Notifier,
@@ -77,48 +72,6 @@ pub fn role(variable: impl Fn(&str) -> Option<OsString>, asked: Option<Role>) ->
         }
         _ => Ok(found),
     }
-}
-
-/// The socket that the host dials; the file goes when this does.
-#[derive(Debug)]
-pub(crate) struct PluginSocket {
-    path: PathBuf,
-}
-
-impl PluginSocket {
-    /// Binds in the folder that the environment names. Only our own user may connect: the socket has no other access control.
-    pub(crate) fn bind() -> io::Result<(Self, UnixListener)> {
-        rustix::process::umask(Mode::from_raw_mode(0o077));
-        let path =
-            std::path::absolute(socket_folder().join(format!("entente-{:08x}", rand::random::<u32>())))?;
-        let text = path.to_string_lossy();
-        if text.len() > MAX_SOCKET_PATH || text.contains(['|', '\n']) {
-            let reason = format!(
-                "socket path {text:?} is too long or holds | or a newline; set TMPDIR to a short path"
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
-        }
-        let listener = UnixListener::bind(&path)?;
-        Ok((Self { path }, listener))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for PluginSocket {
-    fn drop(&mut self) {
-        // Gone already is as good; a left-over file harms nobody.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn socket_folder() -> PathBuf {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    set("PLUGIN_UNIX_SOCKET_DIR")
-        .or_else(|| set("TMPDIR"))
-        .map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
 }
 
 /// The one line that stdout ever carries. Certificate and multiplexing stay empty: SPIRE crashes on the first, never asks for the second.

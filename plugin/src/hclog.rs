@@ -162,7 +162,7 @@ impl Visit for Fields {
 }
 
 /// An error and everything below it, as one text. A source whose text is in the text so far adds nothing.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

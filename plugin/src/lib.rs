@@ -10,6 +10,7 @@
 //! | `federation`, `removal` | which foreign bundle goes in, and which one out? |
 //! | `link` | what does the bundle endpoint have to know? |
 
+pub mod arguments;
 mod broker;
 mod config;
 mod configurator;
@@ -33,6 +34,7 @@ mod repeats;
 pub mod run;
 mod server_api;
 mod signing;
+mod socket;
 mod state;
 mod unix_socket;
 mod watcher;

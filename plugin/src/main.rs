@@ -1,10 +1,10 @@
 //! `entente-plugin`: started by SPIRE Server. By hand it explains itself, and installs itself.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use entente_plugin::arguments::{self, Command};
 use entente_plugin::handshake::{self, Role, RoleError};
 use entente_plugin::{hclog, install, run};
 use tracing::error;
@@ -19,44 +19,45 @@ entente-plugin is a plugin of SPIRE Server, which has to start it:
 
 entente-plugin --help tells what it can do by hand.";
 
-/// Plugin of SPIRE Server (types BundlePublisher and Notifier) that keeps trust domains federated.
-#[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Arguments {
-    /// Plugin type, where the environment names both; for plugin_args in server.conf.
-    #[arg(long)]
-    role: Option<Role>,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
+const HELP: &str = "\
+Keeps SPIRE trust domains federated: takes SPIRE Server's bundle out, puts foreign ones in.
+SPIRE Server starts it, as plugin type BundlePublisher (or Notifier, for servers that still use it).
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Copies this program into a folder and prints the plugin_checksum of the copy.
-    Install {
-        /// An existing folder that SPIRE Server can read.
-        folder: PathBuf,
-    },
-}
+  entente-plugin install DIR   copy this program into DIR and print plugin_cmd and plugin_checksum for server.conf
+  entente-plugin --version
+  entente-plugin --help
+
+  plugin_args = [\"--role\", \"publisher\"] (or \"notifier\") in server.conf tells the type where a stray
+  environment variable of SPIRE Server names the other one too.";
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        // SPIRE shows nothing of what clap prints, so it is told in SPIRE's way.
-        Err(problem) if handshake::role(variable, Some(Role::Publisher)) != Err(RoleError::NotAPlugin) => {
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let command = match arguments::parse(words) {
+        Ok(command) => command,
+        Err(problem) if is_plugin() => {
             hclog::install();
             return refused(&format!("plugin_args cannot be used: {problem}"));
         }
-        Err(problem) => problem.exit(),
+        Err(problem) => {
+            eprintln!("entente-plugin: {problem}");
+            return ExitCode::from(2);
+        }
     };
-    match arguments.command {
-        Some(Command::Install { folder }) => install_into(&folder),
-        None => serve(arguments.role),
+    match command {
+        Command::Help => println!("{HELP}"),
+        Command::Install { folder } => return install_into(&folder),
+        Command::Serve { role } => return serve(role),
+        Command::Version => println!("entente-plugin {}", env!("CARGO_PKG_VERSION")),
     }
+    ExitCode::SUCCESS
 }
 
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
+}
+
+fn is_plugin() -> bool {
+    handshake::role(variable, None) != Err(RoleError::NotAPlugin)
 }
 
 fn serve(asked: Option<Role>) -> ExitCode {
@@ -74,7 +75,7 @@ fn serve(asked: Option<Role>) -> ExitCode {
     hclog::install();
     match run::run(role) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => refused(&format!("{:#}", anyhow::Error::from(problem))),
+        Err(problem) => refused(&hclog::chain(&problem)),
     }
 }
 
@@ -90,7 +91,7 @@ fn install_into(folder: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problem) => {
-            eprintln!("entente-plugin: {:#}", anyhow::Error::from(problem));
+            eprintln!("entente-plugin: {}", hclog::chain(&problem));
             ExitCode::FAILURE
         }
     }

@@ -91,7 +91,8 @@ impl OwnBundle {
     ) -> Result<Taken, OwnBundleError> {
         let bundle = usable(message.ok_or(OwnBundleError::Missing)?, own)?;
         let taken = self.compare_and_set(source, bundle);
-        if taken == Taken::Unchanged {
+        // The poll repeats itself every few seconds; that is no news at any level.
+        if taken == Taken::Unchanged && source != Source::IdentityProvider {
             debug!(source = ?source, "own bundle unchanged");
         }
         Ok(taken)
@@ -108,7 +109,9 @@ impl OwnBundle {
                 }
                 _ => Taken::Changed,
             };
-            if taken == Taken::Changed {
+            if taken == Taken::Changed && current.as_deref() == Some(&bundle) {
+                debug!(source = ?source, "own bundle is handed on again");
+            } else if taken == Taken::Changed {
                 info!(
                     trust_domain = %bundle.trust_domain(),
                     sequence_number = bundle.sequence_number().unwrap_or(0),
@@ -117,6 +120,8 @@ impl OwnBundle {
                     source = ?source,
                     "own bundle changed"
                 );
+            }
+            if taken == Taken::Changed {
                 *current = Some(Arc::new(bundle.clone()));
             }
             taken == Taken::Changed

@@ -8,7 +8,6 @@ use entente_proto::spire::api::types::Entry;
 use tonic::Code;
 use tracing::{debug, info, warn};
 
-use crate::config::Config;
 use crate::hclog::chain;
 use crate::relationships::SpireRelationships;
 use crate::repeats::Repeats;
@@ -22,11 +21,12 @@ const NAMED_ENTRIES: usize = 20;
 pub(crate) async fn pass(
     shared: &Shared,
     api: &ServerApi,
-    config: &Config,
     spire: &SpireRelationships,
     repeats: &mut Repeats,
 ) {
     for trust_domain in shared.removals.all() {
+        // Read after the removals, and not handed in: a reconfiguration writes the two in the other order.
+        let Some(config) = shared.config() else { return };
         let is_wanted =
             config.federates_with.contains_key(&trust_domain) || spire.contains_key(&trust_domain);
         if is_wanted || shared.held.bundle(&trust_domain).is_none() {

@@ -18,9 +18,10 @@ use tonic_health::ServingStatus;
 use tracing::{info, warn};
 
 use crate::configurator::Configurator;
-use crate::handshake::{self, PluginSocket, Role};
+use crate::handshake::{self, Role};
 use crate::host::{Host, Life};
 use crate::publisher::Publisher;
+use crate::socket::PluginSocket;
 use crate::state::Shared;
 
 /// SPIRE kills two seconds after it has closed the connection; streams that are still open then must not hold us.

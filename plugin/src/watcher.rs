@@ -91,7 +91,7 @@ async fn look(shared: &Shared, told: &mut Told) -> Result<(), ApiError> {
         return Ok(());
     }
     undeclared(shared, &config, &relationships, told);
-    removal::pass(shared, &api, &config, &spire, &mut told.repeats).await;
+    removal::pass(shared, &api, &spire, &mut told.repeats).await;
     Ok(())
 }
 

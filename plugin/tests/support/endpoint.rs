@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use entente_proto::link::v1::endpoint_message::Message as FromEndpoint;
 use entente_proto::link::v1::link_server::{Link, LinkServer};
 use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 use entente_proto::link::v1::{
-    Bundle, EndpointHello, EndpointMessage, HeldBundle, OfferOutcome, OfferedBundle, PluginMessage,
-    Relationship, SignRequest, sign_response,
+    Bundle, EndpointHello, EndpointMessage, Heartbeat, HeldBundle, OfferOutcome, OfferedBundle,
+    PluginMessage, Relationship, SignRequest, sign_response,
 };
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -32,6 +33,7 @@ pub struct FakeEndpoint {
 #[derive(Clone)]
 struct Service {
     trust_domain: String,
+    is_mute: bool,
     stop: CancellationToken,
     state: Arc<Mutex<State>>,
 }
@@ -50,6 +52,15 @@ impl FakeEndpoint {
     }
 
     pub fn start_for(path: &Path, trust_domain: &str) -> Self {
+        Self::start_as(path, trust_domain, false)
+    }
+
+    /// Says hello and nothing more by itself.
+    pub fn start_mute(path: &Path) -> Self {
+        Self::start_as(path, OWN, true)
+    }
+
+    fn start_as(path: &Path, trust_domain: &str, is_mute: bool) -> Self {
         let _ = std::fs::remove_file(path);
         let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
         let service = Service {
@@ -187,8 +198,15 @@ impl Link for Service {
             let mut state = self.state.lock().unwrap();
             state.links += 1;
             state.received.clear();
-            state.speak = Some(speak);
+            state.speak = Some(speak.clone());
         }
+        let is_mute = self.is_mute;
+        tokio::spawn(async move {
+            let heartbeat = || EndpointMessage { message: Some(FromEndpoint::Heartbeat(Heartbeat {})) };
+            while !is_mute && speak.send(Ok(heartbeat())).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+        });
         let mut inbound = request.into_inner();
         let state = self.state.clone();
         tokio::spawn(async move {

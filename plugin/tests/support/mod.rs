@@ -18,7 +18,7 @@ use entente_proto::spire::plugin::types;
 pub const OWN: &str = "own.test";
 
 /// Longest wait for anything that is expected to happen. Test machines can be busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `check` gives something, and fails with `what` if it never does.
 pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use entente_proto::spire::api::server::bundle::v1::bundle_server::{Bundle as BundleService, BundleServer};
 use entente_proto::spire::api::server::bundle::v1::*;
@@ -39,7 +40,7 @@ pub struct State {
     pub entries: Vec<Entry>,
     /// What a relationship's endpoint would give.
     pub refreshed: BTreeMap<String, Bundle>,
-    /// Trust domains whose endpoint never finishes an answer.
+    /// Trust domains whose endpoint does not finish its answer.
     pub hanging: BTreeSet<String>,
     /// Item status of the next sets.
     pub set_fails: Option<types::Status>,
@@ -247,14 +248,11 @@ impl TrustDomainService for Store {
 
     async fn refresh_bundle(&self, request: Request<RefreshBundleRequest>) -> Result<Response<()>, Status> {
         let name = request.into_inner().trust_domain;
-        let (is_hanging, refreshed) = {
-            let mut state = self.open();
-            state.refreshes.push(name.clone());
-            (state.hanging.contains(&name), state.refreshed.get(&name).cloned())
-        };
-        if is_hanging {
-            std::future::pending::<()>().await;
+        self.open().refreshes.push(name.clone());
+        while self.open().hanging.contains(&name) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        let refreshed = self.open().refreshed.get(&name).cloned();
         let refreshed = refreshed
             .ok_or_else(|| Status::not_found(format!("no relationship with trust domain \"{name}\"")))?;
         self.open().bundles.insert(name, refreshed);
