@@ -20,13 +20,14 @@ use crate::address::ListenAddress;
 use crate::admin::{self, View};
 use crate::config::{Config, FetchConfig, ServeConfig, ServingIdentity, ServingProfile};
 use crate::federation::client::{FetchClient, FetchLimits};
-use crate::federation::refresher::{Refresher, RelationshipTable};
+use crate::federation::refresher::Refresher;
+use crate::federation::table::RelationshipTable;
 use crate::handler::BundleHandler;
 use crate::identity::files::CertificateFiles;
 use crate::identity::{self, Identity};
 use crate::link::{Hub, LinkSocket};
 use crate::metrics::Metrics;
-use crate::published;
+use crate::published::{self, PublishedWatch};
 use crate::serve::{Listener, Tls, Transport};
 use crate::status::ListenerStatus;
 
@@ -96,7 +97,9 @@ impl Running {
 struct Parts {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
+    published: PublishedWatch,
     handler: Arc<BundleHandler>,
+    relationships: Arc<RelationshipTable>,
     stop: CancellationToken,
     tasks: JoinSet<&'static str>,
     identities: Vec<Identity>,
@@ -105,59 +108,30 @@ struct Parts {
     workload_identity: Option<WorkloadIdentity>,
 }
 
-/// Binds every socket, then starts. Nothing runs when one socket cannot be had.
+/// Binds every socket, then starts. Nothing is served when one socket cannot be had.
 ///
 /// # Errors
 /// Names the socket or the setting at fault.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
-    let metrics = Arc::new(Metrics::new());
-    let hub = Hub::new(config.trust_domain.clone(), Arc::clone(&metrics));
     let (published_sender, published) = watch::channel(None);
-    let handler = Arc::new(BundleHandler::new(published.clone(), Arc::clone(&metrics)));
+    let mut parts = Parts::new(&config, published);
     let link = LinkSocket::bind(&config.link.listen, config.link.allowed_uids.clone())?;
-    let (admin_tcp, admin_address) = bind(config.admin.listen, "admin").await?;
-    let mut parts = Parts {
-        hub: Arc::clone(&hub),
-        metrics: Arc::clone(&metrics),
-        handler: Arc::clone(&handler),
-        stop: CancellationToken::new(),
-        tasks: JoinSet::new(),
-        identities: Vec::new(),
-        listeners: Vec::new(),
-        public: Vec::new(),
-        workload_identity: None,
-    };
+    let (admin_tcp, admin) = bind(config.admin.listen, "admin").await?;
     let mut public = Vec::new();
     for (position, serve) in config.public_listeners().enumerate() {
         let name = if position == 0 { "serve".to_owned() } else { format!("also_serve[{}]", position - 1) };
         public.push(parts.public_listener(name, serve, &config).await?);
     }
-    parts.listeners.push(ListenerStatus {
-        name: "admin".into(),
-        address: admin_address.to_string(),
-        profile: None,
-        identity: None,
-    });
+    parts.listed("admin", admin, None);
 
     // Every socket is bound: from here on things run.
-    parts.run("publisher", published::publish(hub.own_bundle(), published_sender));
-    parts.run("identity judge", judge(Arc::clone(&hub)));
-    let relationships = Arc::new(RelationshipTable::default());
-    parts.run_refresher(&config.fetch, Arc::clone(&relationships));
+    parts.run("publisher", published::publish(parts.hub.own_bundle(), published_sender));
+    parts.run("identity judge", judge(Arc::clone(&parts.hub)));
+    parts.run_refresher(&config.fetch);
     for listener in public {
         parts.serve_bundle(listener);
     }
-    let view = Arc::new(View {
-        hub: Arc::clone(&hub),
-        published,
-        handler,
-        identities: parts.identities.clone(),
-        relationships,
-        metrics: Arc::clone(&metrics),
-        listeners: parts.listeners.clone(),
-        link_socket: config.link.listen.to_string(),
-    });
-    parts.serve_admin(admin_tcp, view);
+    parts.serve_admin(admin_tcp, config.link.listen.to_string());
     parts.serve_link(link);
     for listener in &parts.listeners {
         let (profile, identity) = (listener.profile.as_deref(), listener.identity.as_deref());
@@ -166,7 +140,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     info!(trust_domain = %config.trust_domain, link = %config.link.listen, "bundle endpoint started");
     let link_socket = config.link.listen.path().to_owned();
     Ok(Running {
-        bound: Bound { public: parts.public, admin: admin_address, link_socket },
+        bound: Bound { public: parts.public, admin, link_socket },
         stop: parts.stop,
         tasks: parts.tasks,
         _workload_identity: parts.workload_identity,
@@ -189,6 +163,32 @@ async fn judge(hub: Arc<Hub>) {
 }
 
 impl Parts {
+    fn new(config: &Config, published: PublishedWatch) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        Self {
+            hub: Hub::new(config.trust_domain.clone(), Arc::clone(&metrics)),
+            handler: Arc::new(BundleHandler::new(published.clone(), Arc::clone(&metrics))),
+            metrics,
+            published,
+            relationships: Arc::default(),
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+            identities: Vec::new(),
+            listeners: Vec::new(),
+            public: Vec::new(),
+            workload_identity: None,
+        }
+    }
+
+    fn listed(&mut self, name: &str, address: SocketAddr, profile: Option<&ServingProfile>) {
+        self.listeners.push(ListenerStatus {
+            name: name.into(),
+            address: address.to_string(),
+            profile: profile.map(|profile| identity::profile_name(profile).into()),
+            identity: profile.map(|profile| identity::identity_name(profile).into()),
+        });
+    }
+
     async fn public_listener(
         &mut self,
         name: String,
@@ -200,12 +200,7 @@ impl Parts {
         let tls = Tls::new(identity.clone()).with_context(|| format!("[{name}] tls"))?;
         self.identities.push(identity);
         self.public.push(address);
-        self.listeners.push(ListenerStatus {
-            name: name.clone(),
-            address: address.to_string(),
-            profile: Some(identity::profile_name(&serve.profile).into()),
-            identity: Some(identity::identity_name(&serve.profile).into()),
-        });
+        self.listed(&name, address, Some(&serve.profile));
         Ok(Listener { name, tcp, transport: Transport::Tls(tls), metrics: Arc::clone(&self.metrics) })
     }
 
@@ -243,12 +238,13 @@ impl Parts {
         });
     }
 
-    fn run_refresher(&mut self, config: &FetchConfig, table: Arc<RelationshipTable>) {
+    fn run_refresher(&mut self, config: &FetchConfig) {
         let client = FetchClient::new(FetchLimits {
             request_timeout: config.request_timeout,
             max_bytes: config.max_bytes,
             max_keys: config.max_keys,
         });
+        let table = Arc::clone(&self.relationships);
         let refresher =
             Refresher::new(Arc::clone(&self.hub), Arc::new(client), config.refresh_policy(), table);
         let stop = self.stop.clone();
@@ -271,7 +267,17 @@ impl Parts {
         });
     }
 
-    fn serve_admin(&mut self, tcp: TcpListener, view: Arc<View>) {
+    fn serve_admin(&mut self, tcp: TcpListener, link_socket: String) {
+        let view = Arc::new(View {
+            hub: Arc::clone(&self.hub),
+            published: self.published.clone(),
+            handler: Arc::clone(&self.handler),
+            identities: self.identities.clone(),
+            relationships: Arc::clone(&self.relationships),
+            metrics: Arc::clone(&self.metrics),
+            listeners: self.listeners.clone(),
+            link_socket,
+        });
         let metrics = Arc::clone(&self.metrics);
         let listener = Listener { name: "admin".into(), tcp, transport: Transport::Plain, metrics };
         let service = TowerToHyperService::new(admin::routes(view));

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, in clap's words. Each command has a file of its own.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -163,6 +164,13 @@ fn misused(problem: impl std::fmt::Display) -> Ended {
 fn failed(problem: impl std::fmt::Display) -> Ended {
     eprintln!("bundle-endpoint: {problem}");
     Ended::Badly
+}
+
+/// To stdout; whoever reads it may have gone, which is an error and no panic.
+fn print(text: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text)?;
+    stdout.flush()
 }
 
 /// A runtime for one short command.

@@ -316,6 +316,23 @@ listen = "127.0.0.1:8080"
     }
 
     #[test]
+    fn the_sample_file_is_read_also_with_everything_turned_on() {
+        let sample = include_str!("../bundle-endpoint.example.toml");
+        Config::parse(sample).unwrap();
+        let is_setting = |line: &str| line.starts_with("# [") || line.contains(" = ") && !line.ends_with('.');
+        let turned_on: Vec<_> = sample
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if is_setting(line) && !rest.starts_with("For ") => rest,
+                _ => line,
+            })
+            .collect();
+        let config = Config::parse(&turned_on.join("\n")).unwrap();
+        assert_eq!(config.public_listeners().count(), 2);
+        assert!(config.workload_api.socket.is_some() && config.link.allowed_uids.is_some());
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_its_line() {
         let message = refused(&LEAST.replace("profile =", "profil ="));
         assert!(message.contains("line 7") && message.contains("profil"), "{message}");

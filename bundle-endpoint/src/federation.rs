@@ -6,5 +6,6 @@ mod dial;
 pub mod error;
 pub mod refresher;
 pub mod relationship;
+pub(crate) mod table;
 pub mod url;
 pub mod web;

@@ -68,6 +68,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     http: auto::Builder<TokioExecutor>,
     per_address: Mutex<HashMap<IpAddr, usize>>,
+    complaints: Throttle,
     stop: CancellationToken,
 }
 
@@ -89,44 +90,23 @@ impl Listener {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Self { name, tcp, transport, metrics } = self;
-        let shared = Arc::new(Shared {
-            name,
-            transport,
-            metrics,
-            http: http_builder(),
-            per_address: Mutex::default(),
-            stop: stop.clone(),
-        });
+        let shared = Shared::new(name, transport, metrics, stop.clone());
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();
-        let refused = Throttle::new(Duration::from_secs(10));
-        loop {
-            let permit = tokio::select! {
-                () = stop.cancelled() => break,
-                permit = Arc::clone(&places).acquire_owned() => permit,
-            };
+        let accepting = async {
             // Cannot fail: the semaphore is never closed.
-            let Ok(permit) = permit else { break };
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = tcp.accept() => accepted,
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    shared.accept_failed(&error).await;
-                    continue;
+            while let Ok(permit) = Arc::clone(&places).acquire_owned().await {
+                match tcp.accept().await {
+                    Ok((stream, peer)) => {
+                        if let Some(place) = Place::take(&shared, peer, permit) {
+                            tasks.spawn(connection(stream, peer, place, respond.clone()));
+                        }
+                    }
+                    Err(error) => shared.accept_failed(&error).await,
                 }
-            };
-            let Some(place) = Place::take(&shared, peer.ip(), permit) else {
-                shared.metrics.connection_refused("too_many_of_address");
-                if let Some(suppressed) = refused.pass() {
-                    info!(%peer, reason = "too_many_of_address", suppressed, "connection refused");
-                }
-                continue;
-            };
-            tasks.spawn(connection(stream, peer, place, respond.clone()));
-        }
+            }
+        };
+        stop.run_until_cancelled(accepting).await;
         drop(tcp);
         tasks.close();
         tasks.wait().await;
@@ -134,21 +114,41 @@ impl Listener {
 }
 
 impl Shared {
+    fn new(name: String, transport: Transport, metrics: Arc<Metrics>, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            transport,
+            metrics,
+            http: http_builder(),
+            per_address: Mutex::default(),
+            complaints: Throttle::new(Duration::from_secs(10)),
+            stop,
+        })
+    }
+
     async fn accept_failed(&self, error: &io::Error) {
         self.metrics.connection_refused("accept_failed");
         // The peer was gone before we looked; everything else is ours, and most of it (no descriptors left) needs time.
         if error.kind() != io::ErrorKind::ConnectionAborted {
-            error!(listener = self.name, %error, "listener cannot accept");
+            if let Some(suppressed) = self.complaints.pass() {
+                error!(listener = self.name, %error, suppressed, "listener cannot accept");
+            }
             sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
 impl Place {
-    fn take(shared: &Arc<Shared>, address: IpAddr, permit: OwnedSemaphorePermit) -> Option<Self> {
+    fn take(shared: &Arc<Shared>, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Option<Self> {
+        let address = peer.ip();
         let mut per_address = crate::lock(&shared.per_address);
         let count = per_address.entry(address).or_default();
         if *count >= MAX_PER_ADDRESS {
+            shared.metrics.connection_refused("too_many_of_address");
+            if let Some(suppressed) = shared.complaints.pass() {
+                let listener = &shared.name;
+                info!(%peer, listener, reason = "too_many_of_address", suppressed, "connection refused");
+            }
             return None;
         }
         *count += 1;
@@ -204,42 +204,63 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let start = Instant::now();
-    // Milliseconds after `start` of the last request.
-    let last_request = Arc::new(AtomicU64::new(0));
+    let activity = Arc::new(Activity::new());
     let service = service_fn({
-        let last_request = Arc::clone(&last_request);
+        let activity = Arc::clone(&activity);
         move |request| {
-            let elapsed = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-            last_request.store(elapsed, Ordering::Relaxed);
+            activity.note();
             let response = respond(request);
             async move { Ok::<_, Infallible>(response.await) }
         }
     });
     let mut conn = pin!(shared.http.serve_connection(TokioIo::new(stream), service));
-    let ended = loop {
-        let idle_at = start + Duration::from_millis(last_request.load(Ordering::Relaxed)) + IDLE_TIMEOUT;
-        tokio::select! {
-            ended = conn.as_mut() => break ended,
-            () = shared.stop.cancelled() => {}
-            () = sleep_until(idle_at) => {
-                let latest = start + Duration::from_millis(last_request.load(Ordering::Relaxed));
-                if latest.elapsed() < IDLE_TIMEOUT {
-                    continue;
-                }
-            }
-        }
-        conn.as_mut().graceful_shutdown();
-        match timeout(CLOSING_TIMEOUT, conn.as_mut()).await {
-            Ok(ended) => break ended,
-            Err(_) => {
+    let ended = tokio::select! {
+        ended = conn.as_mut() => Ok(ended),
+        () = shared.stop.cancelled() => Err(()),
+        () = activity.idle() => Err(()),
+    };
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(()) => {
+            conn.as_mut().graceful_shutdown();
+            let Ok(ended) = timeout(CLOSING_TIMEOUT, conn.as_mut()).await else {
                 debug!(listener = shared.name, %peer, "connection cut off");
                 return;
-            }
+            };
+            ended
         }
     };
     if let Err(error) = ended {
         debug!(listener = shared.name, %peer, error = &*error, "connection ended");
+    }
+}
+
+/// When the last request of a connection came.
+struct Activity {
+    start: Instant,
+    /// Milliseconds after `start`.
+    last: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { start: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    fn note(&self) {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Returns when no request came for [`IDLE_TIMEOUT`].
+    async fn idle(&self) {
+        loop {
+            let last = self.last.load(Ordering::Relaxed);
+            sleep_until(self.start + Duration::from_millis(last) + IDLE_TIMEOUT).await;
+            if self.last.load(Ordering::Relaxed) == last {
+                return;
+            }
+        }
     }
 }
 
@@ -255,4 +276,28 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
         .initial_stream_window_size(64 << 10)
         .initial_connection_window_size(64 << 10);
     http
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_gets_half_of_the_places_and_gives_them_back() {
+        let metrics = Arc::new(Metrics::new());
+        let shared = Shared::new("serve".into(), Transport::Plain, metrics, CancellationToken::new());
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let take = |address: [u8; 4]| {
+            let permit = Arc::clone(&places).try_acquire_owned().ok()?;
+            Place::take(&shared, (address, 1).into(), permit)
+        };
+        let mut taken: Vec<_> = (0..MAX_PER_ADDRESS).map(|_| take([198, 51, 100, 1]).unwrap()).collect();
+        assert!(take([198, 51, 100, 1]).is_none());
+        assert!(take([198, 51, 100, 2]).is_some());
+        taken.pop();
+        assert!(take([198, 51, 100, 1]).is_some());
+        taken.clear();
+        assert!(crate::lock(&shared.per_address).is_empty());
+        assert_eq!(places.available_permits(), MAX_CONNECTIONS);
+    }
 }

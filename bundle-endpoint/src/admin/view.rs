@@ -7,8 +7,8 @@ use entente_bundle::freshness::{self, Freshness};
 use entente_bundle::{Bundle, X509Authority};
 use rustls_pki_types::UnixTime;
 
-use crate::federation::refresher::{RelationshipState, RelationshipTable};
 use crate::federation::relationship::EndpointProfile;
+use crate::federation::table::{RelationshipState, RelationshipTable};
 use crate::handler::BundleHandler;
 use crate::health::{Readiness, Reason};
 use crate::identity::Identity;

@@ -1,7 +1,6 @@
 //! `bundle-endpoint fetch`: one verified fetch. The document goes to stdout, what was verified to stderr.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 use entente_bundle::document::{self, DocumentLimits};
@@ -10,7 +9,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::{
-    Ended, FetchArgs, FetchOutput, LogArgs, ProfileArg, block_on, failed, misused, show, start_quiet_logging,
+    Ended, FetchArgs, FetchOutput, LogArgs, ProfileArg, block_on, failed, misused, print, show,
+    start_quiet_logging,
 };
 use crate::admin::bundle_summary;
 use crate::config::FetchConfig;
@@ -51,7 +51,7 @@ fn fetch(args: &FetchArgs, log: &LogArgs) -> Result<Ended, Ended> {
     let fetched = block_on(client.fetch(&request, &bundles))?
         .map_err(|error| failed(format!("refused ({}): {}", error.reason(), chain(&error))))?;
     let named = args.trust_domain.is_some() || request.trust_domain.as_str() != UNNAMED;
-    print(&fetched, named, args.output).map_err(failed)?;
+    print_fetched(&fetched, named, args.output).map_err(failed)?;
     Ok(Ended::Well)
 }
 
@@ -106,22 +106,15 @@ fn bundle_from(file: &Path, trust_domain: &TrustDomain) -> Result<Bundle, Ended>
     Ok(Bundle::new(trust_domain.clone(), authorities, Vec::new(), None, None))
 }
 
-fn print(fetched: &Fetched, named: bool, output: FetchOutput) -> std::io::Result<()> {
+fn print_fetched(fetched: &Fetched, named: bool, output: FetchOutput) -> std::io::Result<()> {
     let summary = summary(fetched, named);
     match output {
         FetchOutput::Document => {
             eprint!("{summary}");
-            let mut stdout = std::io::stdout().lock();
-            stdout.write_all(&fetched.text)?;
-            if !fetched.text.ends_with(b"\n") {
-                stdout.write_all(b"\n")?;
-            }
-            stdout.flush()
+            print(&fetched.text)?;
+            if fetched.text.ends_with(b"\n") { Ok(()) } else { print(b"\n") }
         }
-        FetchOutput::Summary => {
-            print!("{summary}");
-            std::io::stdout().flush()
-        }
+        FetchOutput::Summary => print(summary.as_bytes()),
     }
 }
 

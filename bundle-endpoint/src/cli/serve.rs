@@ -2,8 +2,9 @@
 
 use std::thread::available_parallelism;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Ended, LogArgs, ServeArgs, failed};
 use crate::app;
@@ -24,6 +25,7 @@ pub(super) fn run(args: &ServeArgs, log: &LogArgs) -> Ended {
     if let Err(problem) = logging::start(level, format) {
         return failed(problem);
     }
+    raise_file_limit();
     let workers = available_parallelism().map_or(LEAST_WORKERS, |n| n.get().max(LEAST_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let served = match runtime {
@@ -33,6 +35,19 @@ pub(super) fn run(args: &ServeArgs, log: &LogArgs) -> Ended {
     match served {
         Ok(()) => Ended::Well,
         Err(error) => failed(format!("{error:#}")),
+    }
+}
+
+/// The usual soft limit of 1024 files is less than the connections that we would serve.
+fn raise_file_limit() {
+    const WANTED: u64 = 65_536;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(WANTED, |maximum| maximum.min(WANTED));
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            warn!(%error, wanted, "limit of open files not raised");
+        }
     }
 }
 

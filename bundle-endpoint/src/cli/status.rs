@@ -12,7 +12,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Ended, LogArgs, StatusArgs, StatusOutput, block_on, failed, misused, show, start_quiet_logging};
+use super::{
+    Ended, LogArgs, StatusArgs, StatusOutput, block_on, failed, misused, print, show, start_quiet_logging,
+};
 use crate::config::Config;
 use crate::federation::error::chain;
 use crate::status::Status;
@@ -41,10 +43,11 @@ fn show_status(args: &StatusArgs, log: &LogArgs) -> Result<Ended, Ended> {
     };
     let status: Status = serde_json::from_slice(&bytes)
         .map_err(|error| failed(format!("the answer of http://{authority}/status is no status: {error}")))?;
-    match args.output {
-        StatusOutput::Json => println!("{}", String::from_utf8_lossy(&bytes)),
-        StatusOutput::Text => print!("{}", show::status(&status)),
-    }
+    let text = match args.output {
+        StatusOutput::Json => format!("{}\n", String::from_utf8_lossy(&bytes)),
+        StatusOutput::Text => show::status(&status),
+    };
+    print(text.as_bytes()).map_err(failed)?;
     if status.problems().is_empty() { Ok(Ended::Well) } else { Ok(Ended::Badly) }
 }
 

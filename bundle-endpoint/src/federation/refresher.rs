@@ -4,7 +4,7 @@
 //! one (FED 6.2), except that a fresh bundle to authenticate the endpoint with is tried at once.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use entente_bundle::refresh::RefreshPolicy;
@@ -19,6 +19,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::client::{FetchClient, FetchRequest, Fetched};
 use super::error::{FetchError, chain};
 use super::relationship::{FederationRelationship, Mode};
+use super::table::{FetchFailure, RelationshipTable};
 use crate::link::{Held, Hub, Offer, Outcome};
 
 /// Fetches that are young at the same time. One that lasts longer than [`SLOW`] gives its place to others, so that peers
@@ -51,69 +52,6 @@ impl Fetch for FetchClient {
         bundles: &'a dyn BundleSource,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
         Box::pin(self.fetch(request, bundles))
-    }
-}
-
-/// What is known about one relationship.
-#[derive(Clone, Debug)]
-pub(crate) struct RelationshipState {
-    pub(crate) relationship: Arc<FederationRelationship>,
-    pub(crate) fetched: Option<Arc<Bundle>>,
-    pub(crate) skipped_elements: usize,
-    pub(crate) presented: Option<SpiffeId>,
-    pub(crate) offer: Option<Arc<Offer>>,
-    pub(crate) failure: Option<FetchFailure>,
-    pub(crate) fetches: u64,
-    pub(crate) failures: u64,
-    /// Unix seconds, here and below.
-    pub(crate) last_attempt: Option<u64>,
-    pub(crate) last_success: Option<u64>,
-    pub(crate) next_fetch: Option<u64>,
-}
-
-/// The last fetch, when it failed.
-#[derive(Clone, Debug)]
-pub(crate) struct FetchFailure {
-    pub(crate) reason: &'static str,
-    pub(crate) detail: String,
-    /// In a row.
-    pub(crate) count: u64,
-}
-
-/// What is known about every relationship.
-#[derive(Debug, Default)]
-pub(crate) struct RelationshipTable(Mutex<BTreeMap<TrustDomain, RelationshipState>>);
-
-impl RelationshipTable {
-    pub(crate) fn snapshot(&self) -> Vec<RelationshipState> {
-        crate::lock(&self.0).values().cloned().collect()
-    }
-
-    fn begin(&self, relationship: &Arc<FederationRelationship>) {
-        let state = RelationshipState {
-            relationship: Arc::clone(relationship),
-            fetched: None,
-            skipped_elements: 0,
-            presented: None,
-            offer: None,
-            failure: None,
-            fetches: 0,
-            failures: 0,
-            last_attempt: None,
-            last_success: None,
-            next_fetch: None,
-        };
-        crate::lock(&self.0).insert(relationship.trust_domain.clone(), state);
-    }
-
-    fn end(&self, trust_domain: &TrustDomain) {
-        crate::lock(&self.0).remove(trust_domain);
-    }
-
-    fn update(&self, trust_domain: &TrustDomain, change: impl FnOnce(&mut RelationshipState)) {
-        if let Some(state) = crate::lock(&self.0).get_mut(trust_domain) {
-            change(state);
-        }
     }
 }
 

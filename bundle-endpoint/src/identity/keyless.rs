@@ -47,6 +47,7 @@ pub(crate) struct LentIdentity {
     /// Whether consumers of the published bundle can verify it.
     verifies: bool,
     key: Arc<CertifiedKey>,
+    queue: Arc<SignQueue>,
 }
 
 /// The identities that can be shown now, best first.
@@ -83,9 +84,9 @@ impl LentIdentity {
         let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
         let leaf_sha256 = Sha256::digest(leaf).into();
         let health = Arc::clone(&lenders.health);
-        let signer = RemoteKey { schemes, leaf_sha256, queue, health, metrics };
+        let signer = RemoteKey { schemes, leaf_sha256, queue: Arc::clone(&queue), health, metrics };
         let key = Arc::new(CertifiedKey::new(chain, Arc::new(signer)));
-        Ok(Self { link, spiffe_id, not_after, verifies: false, key })
+        Ok(Self { link, spiffe_id, not_after, verifies: false, key, queue })
     }
 
     /// The same, with its standing under the published bundle looked at again.
@@ -103,6 +104,7 @@ impl LentIdentity {
             not_after: self.not_after,
             verifies,
             key: Arc::clone(&self.key),
+            queue: Arc::clone(&self.queue),
         }
     }
 }
@@ -123,9 +125,12 @@ impl Lenders {
         self.identities.store(Arc::new(judged));
     }
 
-    /// The one to show now.
+    /// The one to show now. A plugin that left the last request unanswered is passed over where another one lends.
     pub(crate) fn current(&self, now: UnixTime) -> Option<Arc<LentIdentity>> {
-        self.identities.load().iter().find(|identity| now.as_secs() < identity.not_after).cloned()
+        let identities = self.identities.load();
+        let mut valid = identities.iter().filter(|identity| now.as_secs() < identity.not_after);
+        let answers = valid.clone().find(|identity| !identity.queue.is_suspect());
+        answers.or_else(|| valid.next()).cloned()
     }
 
     /// Why there is none, in words for an operator.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::hub::{Hub, LinkId, LinkInfo, Relationships};
@@ -104,8 +104,10 @@ impl Session {
             Ok(hello) => self.linked(hello, incoming).await,
             Err(status) => status,
         };
-        // A plugin that is gone cannot hear it.
-        let _ = self.sender.send(Err(ended)).await;
+        if ended.code() != Code::Ok {
+            // A plugin that is gone or does not read cannot hear it.
+            let _ = self.sender.send_timeout(Err(ended), Duration::from_secs(1)).await;
+        }
     }
 
     async fn send(&self, message: ToPlugin) -> Result<(), ()> {

@@ -4,7 +4,7 @@
 //! soon, so that a plugin that hangs cannot take the process with it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,6 +64,7 @@ pub(crate) struct SignQueue {
     waiting_count: AtomicUsize,
     last_id: AtomicU64,
     timeout: Duration,
+    suspect: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +87,7 @@ impl SignQueue {
             waiting_count: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
             timeout,
+            suspect: AtomicBool::new(false),
         };
         (Arc::new(queue), receiver)
     }
@@ -108,7 +110,14 @@ impl SignQueue {
             self.ask(leaf_sha256, scheme, content)
         };
         self.waiting_count.fetch_sub(1, Ordering::Relaxed);
+        let silent = matches!(result, Err(SignError::Busy { .. } | SignError::TimedOut { .. }));
+        self.suspect.store(silent, Ordering::Relaxed);
         result
+    }
+
+    /// True while the last request was not answered: where another link can sign, that one is the better choice.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
     }
 
     fn ask(
@@ -186,6 +195,7 @@ mod tests {
         assert!(matches!(sign(&queue).await, Err(SignError::TimedOut { .. })));
         assert!(crate::lock(&queue.waiting).answers.is_empty());
         assert_eq!(queue.waiting_count.load(Ordering::Relaxed), 0);
+        assert!(queue.is_suspect());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -143,73 +143,95 @@ impl LinkSocket {
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .add_service(service)
             .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.clone().cancelled_owned());
-        let accepting = self.accept(hub, sender, stop);
-        let (served, ()) = tokio::join!(server, accepting);
+        let accepting = stop.run_until_cancelled(self.accept(hub, sender));
+        let (served, _) = tokio::join!(server, accepting);
         served
     }
 
-    async fn accept(
-        self,
-        hub: Arc<Hub>,
-        accepted: mpsc::Sender<io::Result<LinkStream>>,
-        stop: CancellationToken,
-    ) {
-        let links = Arc::new(Semaphore::new(MAX_LINKS));
-        let refused = Arc::new(Semaphore::new(MAX_REFUSED));
-        let throttle = Throttle::new(Duration::from_secs(10));
+    async fn accept(self, hub: Arc<Hub>, accepted: mpsc::Sender<io::Result<LinkStream>>) {
+        let door = Door {
+            hub,
+            links: Arc::new(Semaphore::new(MAX_LINKS)),
+            told: Arc::new(Semaphore::new(MAX_REFUSED)),
+            throttle: Throttle::new(Duration::from_secs(10)),
+        };
+        let door = Arc::new(door);
         loop {
-            let next = tokio::select! {
-                () = stop.cancelled() => return,
-                next = self.listener.accept() => next,
-            };
-            let stream = match next {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    error!(%error, "link socket cannot accept");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let peer = self.peer(&stream);
+                    if let Some(permit) = door.admit(peer) {
+                        let (door, accepted) = (Arc::clone(&door), accepted.clone());
+                        tokio::spawn(async move { door.enter(stream, peer, permit, accepted).await });
+                    }
                 }
-            };
-            let Some(peer) = self.peer(&stream) else {
-                hub.metrics.link_refusal("no_credentials");
-                continue;
-            };
-            if !peer.allowed {
-                hub.metrics.link_refusal("uid");
-                if let Some(suppressed) = throttle.pass() {
-                    warn!(uid = peer.uid, pid = peer.pid, reason = "uid", suppressed, "link refused");
+                Err(error) => {
+                    if let Some(suppressed) = door.throttle.pass() {
+                        error!(%error, suppressed, "link socket cannot accept");
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
-            let pool = if peer.allowed { &links } else { &refused };
-            let Ok(permit) = Arc::clone(pool).try_acquire_owned() else {
-                hub.metrics.link_refusal("too_many");
-                warn!(uid = peer.uid, pid = peer.pid, reason = "too_many", "link refused");
-                continue;
-            };
-            let (hub, accepted) = (Arc::clone(&hub), accepted.clone());
-            tokio::spawn(async move {
-                match timeout(PREFACE_TIMEOUT, preface(stream, peer, permit)).await {
-                    Ok(Ok(stream)) => {
-                        // The server is gone only when we are shutting down.
-                        let _ = accepted.send(Ok(stream)).await;
-                    }
-                    Ok(Err(error)) => {
-                        hub.metrics.link_refusal("not_grpc");
-                        warn!(uid = peer.uid, pid = peer.pid, reason = "not_grpc", %error, "link refused");
-                    }
-                    Err(_) => {
-                        hub.metrics.link_refusal("silent");
-                        warn!(uid = peer.uid, pid = peer.pid, reason = "silent", "link refused");
-                    }
-                }
-            });
         }
     }
 
-    fn peer(&self, stream: &UnixStream) -> Option<LinkPeer> {
-        let credentials = stream.peer_cred().ok()?;
-        let uid = credentials.uid();
-        Some(LinkPeer { uid, pid: credentials.pid(), allowed: self.allowed_uids.contains(&uid) })
+    // A peer that the kernel does not name is nobody.
+    fn peer(&self, stream: &UnixStream) -> LinkPeer {
+        match stream.peer_cred() {
+            Ok(found) => {
+                let uid = found.uid();
+                LinkPeer { uid, pid: found.pid(), allowed: self.allowed_uids.contains(&uid) }
+            }
+            Err(_) => LinkPeer { uid: u32::MAX, pid: None, allowed: false },
+        }
+    }
+}
+
+/// Decides who gets as far as gRPC.
+struct Door {
+    hub: Arc<Hub>,
+    links: Arc<Semaphore>,
+    /// Places for peers that are only told why they may not link.
+    told: Arc<Semaphore>,
+    throttle: Throttle,
+}
+
+impl Door {
+    fn admit(&self, peer: LinkPeer) -> Option<OwnedSemaphorePermit> {
+        if !peer.allowed {
+            self.refused(peer, "uid", None);
+        }
+        let pool = if peer.allowed { &self.links } else { &self.told };
+        let permit = Arc::clone(pool).try_acquire_owned();
+        if permit.is_err() {
+            self.refused(peer, "too_many", None);
+        }
+        permit.ok()
+    }
+
+    async fn enter(
+        &self,
+        stream: UnixStream,
+        peer: LinkPeer,
+        permit: OwnedSemaphorePermit,
+        accepted: mpsc::Sender<io::Result<LinkStream>>,
+    ) {
+        match timeout(PREFACE_TIMEOUT, preface(stream, peer, permit)).await {
+            Ok(Ok(stream)) => {
+                // The server is gone only when we are shutting down.
+                let _ = accepted.send(Ok(stream)).await;
+            }
+            Ok(Err(error)) => self.refused(peer, "not_grpc", Some(error)),
+            Err(_) => self.refused(peer, "silent", None),
+        }
+    }
+
+    fn refused(&self, peer: LinkPeer, reason: &'static str, error: Option<io::Error>) {
+        self.hub.metrics.link_refusal(reason);
+        if let Some(suppressed) = self.throttle.pass() {
+            let detail = error.map(|error| error.to_string());
+            warn!(uid = peer.uid, pid = peer.pid, reason, detail, suppressed, "link refused");
+        }
     }
 }
 

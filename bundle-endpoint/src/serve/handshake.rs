@@ -1,6 +1,5 @@
 //! From an accepted socket to TLS: what the first byte says, the handshake under a timeout, and each failure with its reason.
 
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -119,24 +118,27 @@ impl Tls {
     }
 
     fn failed(&self, failure: &Failure, peer: SocketAddr, listener: &str, metrics: &Metrics) {
-        let outcome = failure.outcome();
-        metrics.handshake(listener, outcome);
-        if let Failure::Tls(error) = failure {
-            if outcome == "no_identity" || outcome == "no_signature" {
-                self.no_identity(error, outcome, peer, listener);
+        let reason = failure.outcome();
+        metrics.handshake(listener, reason);
+        let detail = match failure {
+            Failure::Tls(error) if reason == "no_identity" || reason == "no_signature" => {
+                self.no_identity(error, reason, peer, listener);
                 return;
             }
-            debug!(%peer, listener, reason = outcome, error = error as &dyn Error, "handshake failed");
-        }
-        let first_byte = match failure {
-            Failure::NotTls { first } => Some(*first),
-            _ => None,
+            // Load balancers look whether the port is open all day long.
+            Failure::Silent { reason: "closed" | "reset" } => {
+                debug!(%peer, listener, reason, "handshake refused");
+                return;
+            }
+            Failure::Tls(error) => Some(error.to_string()),
+            Failure::NotTls { first } => Some(format!("the first byte is {first:#04x}")),
+            Failure::PlainHttp | Failure::Silent { .. } => None,
         };
         match self.strangers.pass() {
             Some(suppressed) => {
-                info!(%peer, listener, reason = outcome, first_byte, suppressed, "handshake refused")
+                info!(%peer, listener, reason, detail, suppressed, "handshake refused");
             }
-            None => debug!(%peer, listener, reason = outcome, first_byte, "handshake refused"),
+            None => debug!(%peer, listener, reason, detail, "handshake refused"),
         }
     }
 

@@ -182,10 +182,10 @@ impl Reader {
             Signing::Silent => None,
             Signing::Refuses => Some(sign_response::Result::Refusal("not today".into())),
             Signing::Says(bytes) => Some(sign_response::Result::Signature(bytes)),
-            Signing::Signs(svid) => {
-                assert_eq!(request.certificate_sha256, Sha256::digest(svid.leaf()).to_vec());
+            Signing::Signs(svid) if request.certificate_sha256 == Sha256::digest(svid.leaf()).to_vec() => {
                 Some(sign_response::Result::Signature(signature(&svid, &request)))
             }
+            Signing::Signs(_) => Some(sign_response::Result::Refusal("not my certificate".into())),
         };
         let request_id = request.request_id;
         self.sign_requests.lock().unwrap().push(request);

@@ -1,6 +1,7 @@
 //! The refresh loop with paused time and a fetcher that the test answers for.
 
 use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use entente_bundle::document::ParsedDocument;
