@@ -57,7 +57,7 @@ pub(crate) struct OwnBundle {
 /// What earlier messages leave behind.
 #[derive(Debug, Default)]
 struct Memory {
-    /// A bundle from IdentityProvider that contradicts the published one; believed when it is told again.
+    /// A bundle that contradicts a newer one; believed when it is told again.
     doubted: Option<Bundle>,
     /// The next bundle counts as a change whatever it holds.
     forgotten: bool,
@@ -127,20 +127,25 @@ impl OwnBundle {
             taken == Taken::Changed
         });
         memory.forgotten &= taken != Taken::Changed;
-        // Only what the same source repeats on the very next poll is believed.
-        if source == Source::IdentityProvider {
-            memory.doubted = (taken == Taken::Older).then_some(bundle);
+        if taken == Taken::Older {
+            memory.doubted = Some(bundle);
+        } else if source == Source::IdentityProvider {
+            memory.doubted = None;
         }
         taken
     }
 
-    /// Reads race with pushes, and an older read must not put revoked keys back.
+    /// Reads race with pushes, and an older one must not put revoked keys back. What the next read repeats is believed: a
+    /// datastore may have been restored from a backup.
     fn is_doubtful(&self, source: Source, held: &Bundle, offered: &Bundle, doubted: Option<&Bundle>) -> bool {
-        let is_newer = offered == held || offered.sequence_number() > held.sequence_number();
+        let (held_number, number) = (held.sequence_number(), offered.sequence_number());
+        let is_newer = number > held_number || held == offered;
+        let is_repeated = doubted == Some(offered);
         match (self.role, source) {
-            (_, Source::PublishBundle) | (Role::Notifier, Source::IdentityProvider) => false,
+            (Role::Notifier, Source::IdentityProvider) => false,
             (_, Source::Notify) => !is_newer,
-            (Role::Publisher, Source::IdentityProvider) => !is_newer && doubted != Some(offered),
+            (_, Source::PublishBundle) => number < held_number && !is_repeated,
+            (Role::Publisher, Source::IdentityProvider) => !is_newer && !is_repeated,
         }
     }
 }
@@ -255,12 +260,22 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_sequence_number_is_taken_from_the_publish_call() {
+    fn a_call_that_was_overtaken_does_not_put_old_keys_back() {
         let (bundle, authority) = (OwnBundle::new(Role::Publisher), TestAuthority::new("own.test"));
-        bundle.take(Source::PublishBundle, Some(&message(&authority, 9)), &own()).unwrap();
-        assert_eq!(
-            bundle.take(Source::PublishBundle, Some(&message(&authority, 0)), &own()),
-            Ok(Taken::Changed)
-        );
+        let take = |source, number| bundle.take(source, Some(&message(&authority, number)), &own());
+        take(Source::PublishBundle, 9).unwrap();
+        assert_eq!(take(Source::PublishBundle, 8), Ok(Taken::Older));
+        assert_eq!(take(Source::IdentityProvider, 9), Ok(Taken::Unchanged));
+        assert_eq!(take(Source::PublishBundle, 8), Ok(Taken::Older));
+        assert_eq!(bundle.current().unwrap().sequence_number(), Some(9));
+    }
+
+    #[test]
+    fn a_datastore_that_went_back_is_believed_when_it_is_read_again() {
+        let (bundle, authority) = (OwnBundle::new(Role::Publisher), TestAuthority::new("own.test"));
+        let take = |source, number| bundle.take(source, Some(&message(&authority, number)), &own());
+        take(Source::PublishBundle, 9).unwrap();
+        assert_eq!(take(Source::PublishBundle, 0), Ok(Taken::Older));
+        assert_eq!(take(Source::IdentityProvider, 0), Ok(Taken::Changed));
     }
 }

@@ -18,7 +18,7 @@ use tracing::error;
 
 use crate::guard::guarded;
 use crate::hclog::chain;
-use crate::own_bundle::Source;
+use crate::own_bundle::{Source, Taken};
 use crate::state::Shared;
 
 /// Both plugin types; a process is only ever asked as one of them.
@@ -34,11 +34,18 @@ impl Publisher {
 
     fn take(&self, source: Source, bundle: Option<&types::Bundle>) -> Result<(), Status> {
         let config = self.shared.config().ok_or_else(|| Status::failed_precondition("not configured"))?;
-        let taken = self.shared.own_bundle.take(source, bundle, &config.trust_domain);
-        taken.map(drop).map_err(|error| {
-            error!(error = chain(&error), "own bundle cannot be published");
-            Status::invalid_argument(chain(&error))
-        })
+        match self.shared.own_bundle.take(source, bundle, &config.trust_domain) {
+            Ok(Taken::Changed | Taken::Unchanged) => Ok(()),
+            // The datastore knows which one is right.
+            Ok(Taken::Older) => {
+                self.shared.identity_wanted.notify_one();
+                Ok(())
+            }
+            Err(error) => {
+                error!(error = chain(&error), "own bundle cannot be published");
+                Err(Status::invalid_argument(chain(&error)))
+            }
+        }
     }
 
     /// An event's bundle can be older than the datastore, so the datastore is read at once, too.

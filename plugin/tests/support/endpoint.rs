@@ -65,6 +65,7 @@ impl FakeEndpoint {
         let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
         let service = Service {
             trust_domain: trust_domain.into(),
+            is_mute,
             stop: CancellationToken::new(),
             state: Arc::default(),
         };
