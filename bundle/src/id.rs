@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::text::shortened;
+
 const SCHEME: &str = "spiffe://";
 const MAX_TRUST_DOMAIN: usize = 255;
 const MAX_ID: usize = 2048;
@@ -53,7 +55,7 @@ pub enum IdError {
     /// A path where only a trust domain was wanted.
     #[error("expected a trust domain without a path, found path {path:?}")]
     NameWithPath {
-        /// The path.
+        /// The path, shortened.
         path: String,
     },
     /// No trust domain at all.
@@ -101,7 +103,7 @@ impl TrustDomain {
         };
         match name.split_once('/') {
             None => Self::new(name),
-            Some((_, path)) => Err(IdError::NameWithPath { path: format!("/{path}") }),
+            Some((_, path)) => Err(IdError::NameWithPath { path: shortened(&format!("/{path}")) }),
         }
     }
 
@@ -261,5 +263,7 @@ mod tests {
         assert_eq!(TrustDomain::from_name_or_id("spiffe://a.test"), Ok(name));
         let refused = TrustDomain::from_name_or_id("spiffe://a.test/web");
         assert_eq!(refused, Err(IdError::NameWithPath { path: "/web".into() }));
+        let endless = TrustDomain::from_name_or_id(&format!("spiffe://a.test/{}", "x".repeat(100_000)));
+        assert!(endless.unwrap_err().to_string().len() < 300);
     }
 }

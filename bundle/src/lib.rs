@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod authorizer;
 pub mod bundle;
+pub mod causes;
 mod certificate;
 pub mod document;
 pub mod freshness;
@@ -15,7 +16,7 @@ pub mod source;
 pub mod svid;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod text;
+pub mod text;
 pub mod tls;
 
 pub use authority::{AuthorityError, JwtAuthority, X509Authority};

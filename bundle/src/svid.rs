@@ -3,7 +3,6 @@
 //! Leaf first, chain second, permission third; each refusal says which rule it was and who presented what.
 
 use std::error::Error;
-use std::io;
 
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs;
@@ -11,6 +10,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use crate::causes::causes;
 use crate::certificate::{CertificateFacts, Malformed};
 use crate::text::shortened;
 use crate::{Authorizer, Bundle, BundleSource, IdError, SpiffeId, TrustDomain};
@@ -60,7 +60,8 @@ pub enum SvidError {
         /// The ID in the leaf.
         presented: SpiffeId,
     },
-    /// The chain would verify only through an intermediate that is no CA or may not sign certificates.
+    /// No authority signed the chain as far as it may be used: an intermediate that came along is no CA or may not sign
+    /// certificates, and was left out.
     #[error("intermediate {position} of presented id {presented} is not allowed to sign certificates")]
     IntermediateNotCa {
         /// The ID in the leaf.
@@ -194,33 +195,51 @@ impl SvidError {
 
     /// Finds the refusal inside an I/O or rustls error chain, so that an accept loop can log it with the presented ID.
     pub fn find_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref::<Self>() {
-                return Some(found);
-            }
-            next = hidden_cause(error).or_else(|| error.source());
-        }
-        None
+        causes(error).find_map(|cause| cause.downcast_ref())
     }
 }
 
-// Causes that `source()` steps over: an I/O error's is its payload's source, and rustls hides ours in a variant.
-fn hidden_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    if let Some(error) = error.downcast_ref::<io::Error>() {
-        return error.get_ref().map(|payload| payload as _);
+/// What a leaf says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The one ID in it.
+    pub id: SpiffeId,
+    /// Start of validity, Unix seconds.
+    pub not_before: u64,
+    /// End of validity, Unix seconds.
+    pub not_after: u64,
+}
+
+impl Leaf {
+    /// Reads a leaf and checks the leaf rules of X509-SVID 5.2 and 4; trusts nothing yet, and compares no time.
+    pub fn read(leaf: &CertificateDer<'_>) -> Result<Self, SvidError> {
+        let facts = CertificateFacts::read(leaf).map_err(|malformed| match malformed {
+            Malformed::TrailingBytes { .. } => SvidError::Malformed { detail: "trailing bytes" },
+            Malformed::Unreadable { detail } => SvidError::Malformed { detail },
+        })?;
+        let [uri] = facts.uris.as_slice() else {
+            return Err(SvidError::UriCount { count: facts.uris.len() });
+        };
+        let id = SpiffeId::new(uri).map_err(|problem| SvidError::BadId { uri: shortened(uri), problem })?;
+        check_leaf(&id, &facts)?;
+        Ok(Self { id, not_before: facts.not_before, not_after: facts.not_after })
     }
-    match error.downcast_ref::<rustls::Error>()? {
-        rustls::Error::InvalidCertificate(CertificateError::Other(other)) | rustls::Error::Other(other) => {
-            Some(other.0.as_ref())
+
+    fn check_validity(&self, now: UnixTime) -> Result<(), SvidError> {
+        let presented = || self.id.clone();
+        if now.as_secs() > self.not_after {
+            return Err(SvidError::Expired { presented: presented(), not_after: self.not_after });
         }
-        _ => None,
+        if now.as_secs() < self.not_before {
+            return Err(SvidError::NotValidYet { presented: presented(), not_before: self.not_before });
+        }
+        Ok(())
     }
 }
 
-/// Reads the one SPIFFE ID of a leaf and checks the leaf rules of X509-SVID 5.2 and 4; trusts nothing yet.
+/// The ID in a leaf; see [`Leaf::read`].
 pub fn leaf_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, SvidError> {
-    read_leaf(leaf).map(|(presented, _)| presented)
+    Leaf::read(leaf).map(|leaf| leaf.id)
 }
 
 /// Chain first: picks the bundle by the presented ID's trust domain and verifies `leaf` through `intermediates` to one of its
@@ -233,8 +252,9 @@ pub fn verify(
     authorizer: &Authorizer,
     now: UnixTime,
 ) -> Result<SpiffeId, SvidError> {
-    let (presented, facts) = read_leaf(leaf)?;
-    check_validity(&presented, &facts, now)?;
+    let facts = Leaf::read(leaf)?;
+    facts.check_validity(now)?;
+    let presented = facts.id;
     // X509-SVID 5.2, FED 7.3: only the bundle of the presented ID's own trust domain counts.
     let Some(bundle) = bundles.bundle_for(presented.trust_domain()) else {
         let trust_domain = presented.trust_domain().clone();
@@ -243,20 +263,6 @@ pub fn verify(
     let roots = valid_roots(&presented, &bundle, now)?;
     verify_chain(&presented, leaf, intermediates, &roots, now)?;
     if authorizer.allows(&presented) { Ok(presented) } else { Err(SvidError::NotAuthorized { presented }) }
-}
-
-fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(SpiffeId, CertificateFacts), SvidError> {
-    let facts = CertificateFacts::read(leaf).map_err(|malformed| match malformed {
-        Malformed::TrailingBytes { .. } => SvidError::Malformed { detail: "trailing bytes" },
-        Malformed::Unreadable { detail } => SvidError::Malformed { detail },
-    })?;
-    let [uri] = facts.uris.as_slice() else {
-        return Err(SvidError::UriCount { count: facts.uris.len() });
-    };
-    let presented =
-        SpiffeId::new(uri).map_err(|problem| SvidError::BadId { uri: shortened(uri), problem })?;
-    check_leaf(&presented, &facts)?;
-    Ok((presented, facts))
 }
 
 fn check_leaf(presented: &SpiffeId, facts: &CertificateFacts) -> Result<(), SvidError> {
@@ -280,17 +286,6 @@ fn check_leaf(presented: &SpiffeId, facts: &CertificateFacts) -> Result<(), Svid
         return Err(SvidError::ExtendedKeyUsage { presented });
     }
     if presented.path().is_empty() { Err(SvidError::NoPath { presented }) } else { Ok(()) }
-}
-
-fn check_validity(presented: &SpiffeId, facts: &CertificateFacts, now: UnixTime) -> Result<(), SvidError> {
-    let (not_before, not_after) = (facts.not_before, facts.not_after);
-    if now.as_secs() > not_after {
-        return Err(SvidError::Expired { presented: presented.clone(), not_after });
-    }
-    if now.as_secs() < not_before {
-        return Err(SvidError::NotValidYet { presented: presented.clone(), not_before });
-    }
-    Ok(())
 }
 
 // Tainted authorities stay roots: in SPIRE a taint only makes agents renew, and revocation is removal from the bundle.

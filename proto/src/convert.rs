@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use entente_bundle::text::shortened;
 use entente_bundle::{AuthorityError, Bundle, IdError, JwtAuthority, TrustDomain, X509Authority};
 
 use crate::link::v1 as link;
@@ -180,7 +181,7 @@ impl BundleMessage<'_> {
 
     fn named(&self) -> Result<TrustDomain, ConvertError> {
         TrustDomain::from_name_or_id(self.trust_domain)
-            .map_err(|source| ConvertError::Name { presented: printable(self.trust_domain), source })
+            .map_err(|source| ConvertError::Name { presented: shortened(self.trust_domain), source })
     }
 }
 
@@ -226,16 +227,7 @@ fn one_per_key_id(
 }
 
 fn jwt_element(index: usize, key_id: &str) -> Element {
-    Element::Jwt { index, key_id: printable(key_id) }
-}
-
-/// Texts of a message end up in logs, so their length is not left to the sender.
-fn printable(text: &str) -> String {
-    const LIMIT: usize = 100;
-    match text.char_indices().nth(LIMIT) {
-        Some((end, _)) => text.get(..end).map(|start| format!("{start}…")).unwrap_or_default(),
-        None => text.to_owned(),
-    }
+    Element::Jwt { index, key_id: shortened(key_id) }
 }
 
 /// Seconds to a hint; 0 means none, and so does what cannot be meant.

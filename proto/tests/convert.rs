@@ -154,6 +154,10 @@ fn a_message_that_names_no_trust_domain_is_refused() {
 
 #[test]
 fn an_endless_name_is_cut_in_the_error() {
+    let path = format!("spiffe://a.test/{}", "é".repeat(1_000_000));
+    let message = link::Bundle { trust_domain: path, ..link::Bundle::default() };
+    let Err(ConvertError::Name { presented, source }) = Bundle::try_from(&message) else { panic!("a path") };
+    assert!(presented.chars().count() < 200 && source.to_string().chars().count() < 250, "{source}");
     let message = link::Bundle { trust_domain: "é".repeat(1_000_000), ..link::Bundle::default() };
     let Err(error) = Bundle::try_from(&message) else { panic!("no trust domain is that long") };
     assert!(error.to_string().chars().count() < 200, "{error}");

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use entente_bundle::SvidError;
+use entente_bundle::causes::causes;
 use rustls::AlertDescription;
 
 /// The one cause that matters in a chain of errors.
@@ -50,20 +51,6 @@ impl<'a> Refusal<'a> {
             rustls::Error::PeerIncompatible(_) => Self::Other("incompatible"),
             _ => Self::Other("tls"),
         }
-    }
-}
-
-/// An error and everything under it.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), cause_of)
-}
-
-// An I/O error's `source` steps over its own payload, so that is looked at first.
-fn cause_of<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    let error: &'a (dyn Error + 'static) = *error;
-    match error.downcast_ref::<io::Error>() {
-        Some(io) => io.get_ref().map(|payload| payload as &(dyn Error + 'static)),
-        None => error.source(),
     }
 }
 

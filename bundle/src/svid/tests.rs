@@ -1,3 +1,4 @@
+use std::io;
 use std::sync::Arc;
 
 use super::*;
@@ -114,7 +115,7 @@ fn a_leaf_is_valid_up_to_and_including_its_last_second() {
     let authority = TestAuthority::new("a.test");
     let svid = authority.svid("/web").with_lifetime(-60, 600).build();
     let at = |time| verify(svid.leaf(), &[], &authority.bundle(), &Authorizer::AnyInBundles, time);
-    let not_after = CertificateFacts::read(svid.leaf()).unwrap().not_after;
+    let not_after = Leaf::read(svid.leaf()).unwrap().not_after;
     let second = |second| UnixTime::since_unix_epoch(std::time::Duration::from_secs(second));
     assert!(at(second(not_after)).is_ok());
     let presented = id("spiffe://a.test/web");
@@ -184,6 +185,37 @@ fn bytes_that_are_no_certificate_are_malformed() {
     for cut in 0..leaf.len() {
         assert!(leaf_id(&CertificateDer::from(leaf[..cut].to_vec())).is_err());
     }
+}
+
+#[test]
+fn an_extension_that_is_there_and_cannot_be_read_is_never_absent() {
+    let (key_usage, extended, names): (&[u64], &[u64], &[u64]) =
+        (&[2, 5, 29, 15], &[2, 5, 29, 37], &[2, 5, 29, 17]);
+    let authority = TestAuthority::new("a.test");
+    let refused = |svid: SvidBuilder<'_>| refusal(&svid.build(), &authority.bundle());
+    let malformed = |detail| SvidError::Malformed { detail };
+    let svid = || authority.svid("/web");
+    let garbage = [0xff, 0x01];
+    assert_eq!(
+        refused(svid().without_key_usage().with_extension(key_usage, &garbage)),
+        malformed("key usage")
+    );
+    let unread = svid().without_extended_key_usage().with_extension(extended, &garbage);
+    assert_eq!(refused(unread), malformed("extended key usage"));
+    let unread = svid().with_no_uri().with_extension(names, &garbage);
+    assert_eq!(refused(unread), malformed("subject alternative name"));
+}
+
+#[test]
+fn an_extension_that_is_there_twice_is_never_the_last_of_them() {
+    let authority = TestAuthority::new("a.test");
+    // Not a CA, said after a basic constraints extension that says the opposite.
+    let not_a_ca = [0x30, 0x00];
+    let svid = authority.svid("/web").with_ca_flag().with_extension(&[2, 5, 29, 19], &not_a_ca).build();
+    let refused = SvidError::Malformed { detail: "extension given twice" };
+    assert_eq!(refusal(&svid, &authority.bundle()), refused);
+    let harmless = authority.svid("/web").with_extension(&[1, 3, 6, 1, 4, 1, 99999, 1], &[5, 0]).build();
+    assert!(check(&harmless, &authority.bundle()).is_ok());
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa,
-    KeyUsagePurpose, PublicKeyData, SanType, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension,
+    ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
@@ -61,6 +61,7 @@ pub struct SvidBuilder<'a> {
     is_ca: bool,
     usages: Vec<KeyUsagePurpose>,
     extended_usages: Vec<ExtendedKeyUsagePurpose>,
+    extensions: Vec<CustomExtension>,
 }
 
 impl<'a> SvidBuilder<'a> {
@@ -78,6 +79,7 @@ impl<'a> SvidBuilder<'a> {
                 KeyUsagePurpose::KeyAgreement,
             ],
             extended_usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            extensions: Vec::new(),
         }
     }
 
@@ -205,6 +207,13 @@ impl<'a> SvidBuilder<'a> {
         self
     }
 
+    /// One more extension, whatever it is and says: also one that is there already, or that nobody can read.
+    #[must_use]
+    pub fn with_extension(mut self, oid: &[u64], content: &[u8]) -> Self {
+        self.extensions.push(CustomExtension::from_oid_content(oid, content.to_vec()));
+        self
+    }
+
     /// Signs it for a fresh key.
     pub fn build(self) -> TestSvid {
         let key = self.key.generate();
@@ -237,6 +246,7 @@ impl<'a> SvidBuilder<'a> {
         };
         params.key_usages = self.usages.clone();
         params.extended_key_usages = self.extended_usages.clone();
+        params.custom_extensions = self.extensions.clone();
         let id = self.id.iter().map(|id| uri(id));
         params.subject_alt_names = id.chain(self.names.iter().cloned()).collect();
         params.use_authority_key_identifier_extension = true;

@@ -1,5 +1,6 @@
 //! What the stand-in has to know about certificates in DER.
 
+use entente_bundle::text::hex;
 use x509_parser::prelude::*;
 
 /// Subject key identifier as SPIRE prints it: lower-case hex. That is what names an authority.
@@ -42,9 +43,4 @@ pub(crate) fn are_certificates(mut der: &[u8]) -> bool {
         }
     }
     true
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,5 +1,6 @@
 //! Service Entry: registration entries.
 
+use entente_bundle::text::hex;
 use entente_proto::spire::api::server::entry::v1::entry_server::Entry;
 use entente_proto::spire::api::server::entry::v1::*;
 use entente_proto::spire::api::types as wire;
@@ -8,7 +9,6 @@ use tonic::{Code, Request, Response, Status};
 use super::filter::Filter;
 use super::parse::Bad;
 use super::{Api, parse};
-use crate::embedded::certificate::hex;
 use crate::embedded::store::{Page, StoreError};
 use crate::embedded::unix_now;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use entente_bundle::TrustDomain;
+use entente_bundle::text::hex;
 use entente_proto::spire::api::types as wire;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -118,7 +119,7 @@ impl X509Ca {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CountryName, "US");
         params.distinguished_name.push(DnType::OrganizationName, "SPIFFE");
-        params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), certificate::hex(&serial));
+        params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), hex(&serial));
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA512, digest};
+use entente_bundle::text::hex;
 use entente_proto::plugin::grpc_broker_client::GrpcBrokerClient;
 use entente_proto::plugin::grpc_controller_client::GrpcControllerClient;
 use entente_proto::plugin::grpc_stdio_client::GrpcStdioClient;
@@ -28,7 +29,6 @@ use super::Host;
 use super::handshake::Address;
 use super::process::{LaunchError, Process};
 use super::services::{HostServices, NAMES, Running};
-use crate::embedded::certificate::hex;
 use crate::embedded::config::{PluginConfig, PluginKind};
 use crate::embedded::log::Log;
 

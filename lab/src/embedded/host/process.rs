@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use entente_bundle::text::hex;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::{Notify, watch};
 
 use super::handshake::{self, Address, HandshakeError};
 use super::log_lines;
-use crate::embedded::certificate::hex;
 use crate::embedded::config::PluginConfig;
 use crate::embedded::log::Log;
 
