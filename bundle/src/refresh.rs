@@ -32,7 +32,9 @@ impl RefreshPolicy {
     pub fn interval(&self, hint: Option<Duration>, jitter: f64) -> Duration {
         let wait = hint.unwrap_or(self.default_hint) / self.divisor.max(1);
         let jitter = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 0.5 };
-        self.bounded(self.bounded(wait).mul_f64(0.9 + jitter / 5.0))
+        // Not `mul_f64`, which panics on what an operator may have set.
+        let spread = Duration::try_from_secs_f64(self.bounded(wait).as_secs_f64() * (0.9 + jitter / 5.0));
+        self.bounded(spread.unwrap_or(self.ceiling))
     }
 
     // Not `clamp`, which panics when an operator sets the floor above the ceiling; then the ceiling wins.
@@ -84,5 +86,8 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let policy = RefreshPolicy { default_hint: hour, floor: hour, ceiling: Duration::ZERO, divisor: 0 };
         assert_eq!(policy.interval(Some(Duration::MAX), 1.0), Duration::ZERO);
+        let endless =
+            RefreshPolicy { default_hint: Duration::MAX, ceiling: Duration::MAX, divisor: 1, ..policy };
+        assert_eq!(endless.interval(None, 1.0), Duration::MAX);
     }
 }
