@@ -212,8 +212,27 @@ pub fn client_config(
     identity: Option<Arc<CertificateSlot>>,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, rustls::Error> {
+    client_of_versions(rustls::DEFAULT_VERSIONS, verifier, identity, alpn)
+}
+
+/// The other end of [`mutual_server_config`]: verifies the server's X509-SVID and presents its own, under TLS 1.3 only, which
+/// hides both from who listens in. SNI off; `alpn` as given.
+pub fn mutual_client_config(
+    verifier: Arc<SvidVerifier>,
+    identity: Arc<CertificateSlot>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, rustls::Error> {
+    client_of_versions(&[&rustls::version::TLS13], verifier, Some(identity), alpn)
+}
+
+fn client_of_versions(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    verifier: Arc<SvidVerifier>,
+    identity: Option<Arc<CertificateSlot>>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut config = match identity {

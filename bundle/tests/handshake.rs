@@ -55,6 +55,10 @@ impl Side {
         Arc::new(tls::client_config(self.verifier(), Some(self.slot.clone()), &[b"h2"]).unwrap())
     }
 
+    fn mutual_client(&self) -> Arc<ClientConfig> {
+        Arc::new(tls::mutual_client_config(self.verifier(), self.slot.clone(), &[b"h2"]).unwrap())
+    }
+
     fn server(&self) -> Arc<ServerConfig> {
         Arc::new(tls::mutual_server_config(self.verifier(), self.slot.clone(), &[b"h2"]).unwrap())
     }
@@ -198,6 +202,8 @@ fn no_handshake_is_ever_a_resumption() {
     eager.resumption = Resumption::in_memory_sessions(16);
     let clients = [side.client(), Arc::new(eager)];
     let servers = [side.server(), public(&[&TLS12]), public(&[&TLS13])];
+    let (ours, _) = shake(&side.mutual_client(), &servers[0]).succeeded();
+    assert_eq!(ours.handshake_kind(), Some(HandshakeKind::Full));
     for (client, server) in
         clients.iter().flat_map(|client| servers.iter().map(move |server| (client, server)))
     {
@@ -277,6 +283,29 @@ fn a_mutual_server_refuses_a_client_without_an_svid() {
     let outcome = shake(&anonymous, &side.server());
     assert_eq!(outcome.server.unwrap_err(), Error::NoCertificatesPresented);
     assert_eq!(alert(&outcome.client.unwrap_err()), AlertDescription::CertificateRequired);
+}
+
+#[test]
+fn neither_end_of_a_mutual_handshake_speaks_an_older_tls() {
+    let a = TestAuthority::new("a.test");
+    let side = Side::new(&a.svid("/web").build(), &[&a]);
+    let old_server = Arc::new(tls::public_server_config(side.slot.clone(), &[&TLS12], &[b"h2"]).unwrap());
+    let outcome = shake(&side.mutual_client(), &old_server);
+    assert!(matches!(outcome.server.unwrap_err(), Error::PeerIncompatible(_)));
+    assert_eq!(alert(&outcome.client.unwrap_err()), AlertDescription::ProtocolVersion);
+
+    let old_client = ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&TLS12])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(side.verifier())
+        .with_client_cert_resolver(side.slot.clone());
+    let outcome = shake(&Arc::new(old_client), &side.server());
+    assert!(matches!(outcome.server.unwrap_err(), Error::PeerIncompatible(_)));
+    assert_eq!(alert(&outcome.client.unwrap_err()), AlertDescription::ProtocolVersion);
+
+    let (client, _) = shake(&side.mutual_client(), &side.server()).succeeded();
+    assert_eq!(client.protocol_version(), Some(ProtocolVersion::TLSv1_3));
 }
 
 #[test]

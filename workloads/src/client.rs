@@ -126,7 +126,7 @@ fn caller(
     };
     let connections = OpenConnections::new(identity.bundles(), authorizer.clone());
     let verifier = SvidVerifier::new(identity.bundles(), authorizer);
-    let tls = tls::client_config(verifier, Some(identity.slot()), &[b"h2"])?;
+    let tls = tls::mutual_client_config(verifier, identity.slot(), &[b"h2"])?;
     let origin =
         Uri::builder().scheme("https").authority(options.address.as_str()).path_and_query("/").build()?;
     let dialer = Dialer {

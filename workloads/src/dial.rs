@@ -11,7 +11,7 @@ use entente_bundle::tls::CertificateSlot;
 use entente_bundle::{SpiffeId, SvidError};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::{ClientConfig, ProtocolVersion};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -40,8 +40,6 @@ pub(crate) enum DialError {
     Http(#[source] hyper::Error),
     #[error("there is no svid to present")]
     NoIdentity,
-    #[error("the server speaks only an older tls")]
-    OldTls,
     #[error("the server is refused")]
     Refused(#[source] SvidError),
 }
@@ -101,11 +99,7 @@ impl Dialer {
         let tls = shaken
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|source| DialError::Handshake { address, source })?;
-        let session = tls.get_ref().1;
-        if session.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
-            return Err(DialError::OldTls);
-        }
-        let chain = session.peer_certificates().unwrap_or_default().to_vec();
+        let chain = tls.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         self.connections.admit(tls, address, &chain, None).map_err(DialError::Refused)
     }
 }
