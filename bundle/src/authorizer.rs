@@ -29,3 +29,34 @@ impl Authorizer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(uri: &str) -> SpiffeId {
+        SpiffeId::new(uri).unwrap()
+    }
+
+    #[test]
+    fn a_list_of_ids_allows_exactly_these() {
+        let exact = Authorizer::exact(id("spiffe://a.test/web"));
+        for other in
+            ["spiffe://a.test/web2", "spiffe://a.test/web/x", "spiffe://a.test", "spiffe://b.test/web"]
+        {
+            assert!(!exact.allows(&id(other)), "{other}");
+        }
+        assert!(exact.allows(&id("spiffe://a.test/web")));
+        assert!(!Authorizer::Exact(BTreeSet::new()).allows(&id("spiffe://a.test/web")));
+    }
+
+    #[test]
+    fn a_list_of_trust_domains_allows_their_members_and_nobody_of_a_domain_below() {
+        let members = Authorizer::MemberOf(BTreeSet::from([TrustDomain::new("a.test").unwrap()]));
+        for other in ["spiffe://b.test/web", "spiffe://x.a.test/web", "spiffe://a.test.b/web"] {
+            assert!(!members.allows(&id(other)), "{other}");
+        }
+        assert!(members.allows(&id("spiffe://a.test/anything")));
+        assert!(!Authorizer::MemberOf(BTreeSet::new()).allows(&id("spiffe://a.test/web")));
+    }
+}

@@ -72,10 +72,11 @@ fn authorities_have_names_of_their_own_unless_told_otherwise() {
 #[test]
 fn nothing_prints_a_private_key() {
     let authority = TestAuthority::new("a.test");
-    let printed = format!(
-        "{authority:?} {:?} {:?}",
-        authority.svid("/web").build(),
-        TestJwtKey::new("k", KeyKind::P256)
-    );
-    assert!(!printed.contains("pkcs8"));
+    let (svid, jwt) = (authority.svid("/web").build(), TestJwtKey::new("k", KeyKind::P256));
+    let printed = format!("{authority:?} {svid:?} {jwt:?}");
+    for secret in [authority.issuer().key().serialized_der(), &svid.pkcs8, &jwt.pkcs8] {
+        // As a derived `Debug` would print it.
+        let list = format!("{secret:?}");
+        assert!(!printed.contains(list.trim_matches(['[', ']'])), "{printed}");
+    }
 }
