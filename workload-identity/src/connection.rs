@@ -18,6 +18,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first message "comes at once"; attestation of the caller may take an agent some seconds.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// On TCP, how soon the system looks whether the other end is still there when nothing is said.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
 /// An SVID, and the bundles of some thousand foreign trust domains.
 const MESSAGE_LIMIT: usize = 16 * 1024 * 1024;
 
@@ -53,11 +56,14 @@ impl Updates {
     }
 }
 
-/// SPIRE answers HTTP/2 pings sent too often with GOAWAY, so this channel sends none.
+/// SPIRE answers HTTP/2 pings sent too often with GOAWAY, so this channel sends none. On a Unix socket the end of the agent is
+/// the end of the connection; on TCP the system's own probes find out.
 async fn connect(address: &WorkloadApiAddress) -> Result<Channel, WorkloadApiError> {
     let connected = match address {
         WorkloadApiAddress::Tcp(socket) => match Endpoint::from_shared(format!("http://{socket}")) {
-            Ok(endpoint) => endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await,
+            Ok(endpoint) => {
+                endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_keepalive(Some(KEEPALIVE)).connect().await
+            }
             Err(error) => Err(error),
         },
         WorkloadApiAddress::Unix(path) => {
@@ -70,6 +76,5 @@ async fn connect(address: &WorkloadApiAddress) -> Result<Channel, WorkloadApiErr
             endpoint.connect_with_connector(connector).await
         }
     };
-    connected
-        .map_err(|source| WorkloadApiError::Unreachable { address: address.clone(), source: source.into() })
+    connected.map_err(|source| WorkloadApiError::Unreachable { address: address.clone(), source })
 }

@@ -1,12 +1,9 @@
 //! What can go wrong with the Workload API, told apart by who must act.
 
-use entente_bundle::{IdError, SpiffeId, SvidError};
+use entente_bundle::{AuthorityError, IdError, SpiffeId, SvidError};
 use tonic::Code;
 
 use crate::WorkloadApiAddress;
-
-/// An error of a library, kept for its text.
-type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why the Workload API gives us nothing new at this moment.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +45,7 @@ pub enum WorkloadApiError {
         /// Where it should be.
         address: WorkloadApiAddress,
         /// What the transport says.
-        source: Source,
+        source: tonic::transport::Error,
     },
 }
 
@@ -58,6 +55,12 @@ pub enum UpdateError {
     /// The own bundle cannot be split into certificates.
     #[error("the own bundle is not a list of DER certificates")]
     Bundle,
+    /// The chain cannot be split into certificates.
+    #[error("the certificates of svid {index} are not a list of DER certificates")]
+    Chain {
+        /// Position in the update.
+        index: usize,
+    },
     /// The name beside the SVID is no SPIFFE ID.
     #[error("svid {index} is named by no spiffe id")]
     Id {
@@ -65,6 +68,16 @@ pub enum UpdateError {
         index: usize,
         /// What is wrong with it.
         source: IdError,
+    },
+    /// A certificate after the leaf may sign nothing.
+    #[error("certificate {position} of svid {index} is no authority")]
+    Issuer {
+        /// Position of the SVID in the update.
+        index: usize,
+        /// Position in the chain; the leaf is 0.
+        position: usize,
+        /// What is wrong with it.
+        source: AuthorityError,
     },
     /// Key and leaf do not belong together, or the key cannot be read.
     #[error("the private key of svid {index} is unusable")]
@@ -102,14 +115,6 @@ pub enum UpdateError {
         named: SpiffeId,
         /// The certificate's word.
         presented: SpiffeId,
-    },
-    /// The chain cannot be read, or an issuer in it is no authority.
-    #[error("the certificates of svid {index} are unusable")]
-    Svid {
-        /// Position in the update.
-        index: usize,
-        /// What is wrong with them.
-        source: Source,
     },
 }
 

@@ -2,8 +2,7 @@
 //!
 //! [`WorkloadIdentity`] holds one stream to the Workload API open and copies what arrives *out*, into a
 //! [`CertificateSlot`](entente_bundle::tls::CertificateSlot) and a [`BundleSet`](entente_bundle::BundleSet). A handshake
-//! reads those and never waits for the stream, so a rotation fails no handshake. No type of the `spiffe` crate leaves
-//! this one.
+//! reads those and never waits for the stream, so a rotation fails no handshake.
 //!
 //! # What each answer of the Workload API means here
 //!

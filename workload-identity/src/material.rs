@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use entente_bundle::{Bundle, SpiffeId, TrustDomain, X509Authority, svid, tls};
+use entente_bundle::svid::Leaf;
+use entente_bundle::text::shortened;
+use entente_bundle::{Bundle, SpiffeId, TrustDomain, X509Authority, tls};
 use entente_proto::workload::{X509svid, X509svidResponse};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use tracing::warn;
-use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::UpdateError;
@@ -69,36 +70,35 @@ fn read_svid(index: usize, svid: X509svid) -> Result<Svid, UpdateError> {
             return Err(UpdateError::MissingField { index, field });
         }
     }
-    // Splits the chain, and checks that each issuer in it is one.
-    let parsed = spiffe::X509Svid::parse_from_der(&svid.x509_svid, &pkcs8)
-        .map_err(|error| UpdateError::Svid { index, source: error.into() })?;
+    let chain = split(&svid.x509_svid).ok_or(UpdateError::Chain { index })?;
     let chain: Vec<CertificateDer<'static>> =
-        parsed.cert_chain().iter().map(|certificate| certificate.as_bytes().to_vec().into()).collect();
+        chain.into_iter().map(|certificate| CertificateDer::from(certificate.to_vec())).collect();
     let named = SpiffeId::new(&svid.spiffe_id).map_err(|source| UpdateError::Id { index, source })?;
-    let presented = svid::leaf_id(&CertificateDer::from(parsed.leaf().as_bytes()))
-        .map_err(|source| UpdateError::Leaf { index, source })?;
+    let (presented, expires_at) = read_chain(index, &chain)?;
     if named != presented {
         return Err(UpdateError::OtherId { index, named, presented });
     }
-    let expires_at =
-        soonest_end(&chain).map_err(|source| UpdateError::Svid { index, source: source.into() })?;
     let key =
         tls::certified_key(chain, pkcs8.to_vec()).map_err(|source| UpdateError::Key { index, source })?;
     Ok(Svid { id: presented, key, expires_at })
 }
 
-/// A chain is of use until its first certificate ends.
-fn soonest_end(chain: &[CertificateDer<'_>]) -> Result<u64, x509_parser::error::X509Error> {
-    let mut soonest = u64::MAX;
-    for certificate in chain {
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| match error {
-            x509_parser::nom::Err::Error(error) | x509_parser::nom::Err::Failure(error) => error,
-            x509_parser::nom::Err::Incomplete(_) => x509_parser::error::X509Error::InvalidCertificate,
+/// The ID in a chain, and when its first certificate ends: from then on the chain is of no use.
+fn read_chain(index: usize, chain: &[CertificateDer<'_>]) -> Result<(SpiffeId, u64), UpdateError> {
+    let Some((leaf, issuers)) = chain.split_first() else {
+        return Err(UpdateError::Chain { index });
+    };
+    let leaf = Leaf::read(leaf).map_err(|source| UpdateError::Leaf { index, source })?;
+    let mut soonest = leaf.not_after;
+    for (position, issuer) in (1..).zip(issuers) {
+        let issuer = X509Authority::from_der(issuer, false).map_err(|source| UpdateError::Issuer {
+            index,
+            position,
+            source,
         })?;
-        // A certificate that ended before 1970 has ended.
-        soonest = soonest.min(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0));
+        soonest = soonest.min(issuer.not_after());
     }
-    Ok(soonest)
+    Ok((leaf.id, soonest))
 }
 
 fn own_bundle(trust_domain: TrustDomain, der: &[u8]) -> Result<Bundle, UpdateError> {
@@ -119,7 +119,7 @@ fn add_federated(
         let trust_domain = match TrustDomain::from_name_or_id(&name) {
             Ok(trust_domain) => trust_domain,
             Err(error) => {
-                warn!(name, %error, "federated bundle skipped: its name is no trust domain");
+                warn!(name = shortened(&name), %error, "federated bundle skipped: its name is no trust domain");
                 continue;
             }
         };
@@ -212,6 +212,47 @@ mod tests {
         let mut response = good().1.into_response();
         response.svids[0].spiffe_id = "spiffe://a.test/db".into();
         assert!(matches!(read(response, &held()), Err(UpdateError::OtherId { index: 0, .. })));
+    }
+
+    #[test]
+    fn certificates_that_are_cut_off_are_refused() {
+        let mut response = good().1.into_response();
+        response.svids[0].x509_svid.pop();
+        assert!(matches!(read(response, &held()), Err(UpdateError::Chain { index: 0 })));
+    }
+
+    #[test]
+    fn a_leaf_that_every_peer_would_refuse_is_refused() {
+        let authority = TestAuthority::new("a.test");
+        let leaf = authority.svid("/web").with_cert_sign().build();
+        let mut response = Update::new(&leaf, &authority.bundle()).into_response();
+        response.svids[0].spiffe_id = "spiffe://a.test/web".into();
+        assert!(matches!(read(response, &held()), Err(UpdateError::Leaf { index: 0, .. })));
+    }
+
+    #[test]
+    fn an_issuer_that_may_not_be_one_is_refused() {
+        let root = TestAuthority::new("a.test");
+        let below = [
+            root.intermediate_builder().not_a_ca().build(),
+            root.intermediate_builder().without_cert_sign().build(),
+        ];
+        for issuer in below {
+            let update = Update::new(&issuer.svid("/web").build(), &root.bundle());
+            let refusal = read(update.into_response(), &held()).unwrap_err();
+            assert!(matches!(refusal, UpdateError::Issuer { index: 0, position: 1, .. }), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_chain_ends_with_the_first_of_its_certificates() {
+        let root = TestAuthority::new("a.test");
+        let below = root.intermediate_builder().with_lifetime(-60, 600).build();
+        let update = Update::new(&below.svid("/web").build(), &root.bundle());
+        let material = read(update.into_response(), &held()).unwrap().unwrap();
+        let issuer = X509Authority::from_der(below.certificate(), false).unwrap();
+        assert_eq!(material.expires_at, issuer.not_after());
+        assert_eq!(material.key.cert.len(), 2);
     }
 
     #[test]
