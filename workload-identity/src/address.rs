@@ -8,6 +8,9 @@ use std::str::FromStr;
 /// The environment variable that names the Workload API.
 pub const ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
 
+/// The kernel's `sun_path` less its closing zero byte.
+const SOCKET_PATH_LIMIT: usize = 107;
+
 /// Where the Workload API listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkloadApiAddress {
@@ -47,6 +50,16 @@ pub enum AddressError {
     Path {
         /// What was given.
         address: String,
+    },
+    /// A path that no socket can have.
+    #[error("workload api address {address:?} has a path of {length} bytes, a socket's has at most {limit}")]
+    PathTooLong {
+        /// What was given.
+        address: String,
+        /// Bytes of the path.
+        length: usize,
+        /// What fits.
+        limit: usize,
     },
     /// Neither `unix:` nor `tcp:`.
     #[error("workload api address {address:?} must start with unix: or tcp:")]
@@ -93,6 +106,10 @@ impl WorkloadApiAddress {
         let path = unescape(path).ok_or_else(|| AddressError::Escape { address: address.into() })?;
         if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
             return Err(AddressError::Path { address: address.into() });
+        }
+        if path.len() > SOCKET_PATH_LIMIT {
+            let (length, limit) = (path.len(), SOCKET_PATH_LIMIT);
+            return Err(AddressError::PathTooLong { address: address.into(), length, limit });
         }
         Ok(Self::Unix(path.into()))
     }
@@ -173,6 +190,14 @@ mod tests {
             assert_eq!(refusal(text), AddressError::Scheme { address: text.into() });
         }
         assert_eq!(refusal(""), AddressError::Missing);
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused() {
+        let address = |length: usize| format!("unix:///{}", "x".repeat(length - 1));
+        let refused = AddressError::PathTooLong { address: address(108), length: 108, limit: 107 };
+        assert_eq!(refusal(&address(108)), refused);
+        assert!(address(107).parse::<WorkloadApiAddress>().is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use entente_bundle::testing::TestAuthority;
 use entente_bundle::{BundleSource, SpiffeId, TrustDomain};
+use entente_proto::workload::X509svidResponse;
 use entente_workload_identity::testing::{FakeWorkloadApi, Update};
 use entente_workload_identity::{Settings, WorkloadApiError, WorkloadIdentity};
 use tempfile::TempDir;
@@ -43,7 +44,7 @@ fn domain(name: &str) -> TrustDomain {
     TrustDomain::new(name).unwrap()
 }
 
-/// Waits until `holds`, looking again at each change of the identity.
+/// Waits until `holds`. Polled: not everything that is asked for here marks the identity as changed.
 async fn eventually(identity: &WorkloadIdentity, what: &str, holds: impl Fn(&WorkloadIdentity) -> bool) {
     let looking = async {
         while !holds(identity) {
@@ -165,6 +166,19 @@ async fn a_denial_after_the_svid_withdraws_everything_once_the_grace_is_over() {
 
     rig.agent.give(rig.update());
     timeout(DEADLINE, identity.wait_ready()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_update_without_an_svid_is_a_denial() {
+    let rig = Rig::new();
+    rig.agent.give(rig.update());
+    let identity = rig.watch(Duration::from_millis(300));
+    timeout(DEADLINE, identity.wait_ready()).await.unwrap().unwrap();
+
+    rig.agent.give(X509svidResponse::default().into());
+    eventually(&identity, "denied", is_denied).await;
+    eventually(&identity, "withdrawn", |identity| identity.slot().current().is_none()).await;
+    assert!(identity.bundles().snapshot().is_empty());
 }
 
 #[tokio::test]
