@@ -1,5 +1,7 @@
 //! One trust domain: SPIRE Server with our plugin, agent, bundle endpoint, and the calls that start, kill and ask them.
 
+mod config;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -7,8 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use entente_bundle::{Bundle, SpiffeId, TrustDomain};
 use rustix::process::Signal;
 use tokio::net::UnixStream;
@@ -28,8 +28,6 @@ use crate::web_certificate::WebCertificate;
 /// A slow machine builds while it runs us.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// What plugin and endpoint agree on in the lab: short, so that things move while one watches.
-const REFRESH_HINT: &str = "4s";
 
 /// Programs that every domain of a lab shares.
 #[derive(Clone, Debug)]
@@ -186,7 +184,7 @@ impl Domain {
         let token = if self.agent_was_in {
             None
         } else {
-            write(&self.home.file("agent-bootstrap.pem"), pem(&self.api.bundle().await?))?;
+            write(&self.home.file("agent-bootstrap.pem"), config::pem(&self.api.bundle().await?))?;
             Some(self.api.join_token(&self.node_id()?).await?)
         };
         self.agent = Some(self.means.spire.start_agent(&self.home, &self.spec, token.as_deref())?);
@@ -205,7 +203,10 @@ impl Domain {
     }
     /// Starts the bundle endpoint; whether it is ready is another question.
     pub fn start_endpoint(&mut self) -> anyhow::Result<()> {
-        write(&self.home.endpoint_conf(), self.endpoint_conf())?;
+        let ports =
+            config::EndpointPorts { spiffe: self.spiffe_port, web: self.web_port, admin: self.admin_port };
+        let conf = config::endpoint_conf(&self.trust_domain, &self.home, &self.web, &ports);
+        write(&self.home.endpoint_conf(), conf)?;
         let program = self.means.products.bundle_endpoint();
         let launch =
             Launch::new(format!("bundle-endpoint {}", self.trust_domain), program, self.home.endpoint_log())
@@ -305,17 +306,8 @@ impl Domain {
     }
     /// For `lab.json`.
     pub fn inventory(&self) -> InventoryOfDomain {
-        let parts = [
-            ("spire-server", &self.server),
-            ("spire-agent", &self.agent),
-            ("bundle-endpoint", &self.endpoint),
-        ];
-        let processes = parts.into_iter().filter_map(|(name, process)| {
-            let process = process.as_ref()?;
-            let log = process.log().path().to_owned();
-            Some(InventoryOfProcess { name: name.to_owned(), pid: process.pid(), log })
-        });
-        let mut processes: Vec<_> = processes.collect();
+        let processes = [&self.server, &self.agent, &self.endpoint].into_iter().flatten();
+        let mut processes: Vec<_> = processes.map(InventoryOfProcess::from).collect();
         if let Ok(pid) = self.plugin_pid() {
             processes.push(InventoryOfProcess {
                 name: "entente-plugin".to_owned(),
@@ -338,78 +330,6 @@ impl Domain {
     }
 
     fn write_plugin_data(&self) -> anyhow::Result<()> {
-        use std::fmt::Write;
-        let mut text = format!(
-            "endpoint = \"unix://{}\"\nserver_socket = \"unix://{}\"\nserve_as_server = true\nrefresh_hint = \"{REFRESH_HINT}\"\n",
-            self.home.link_socket().display(),
-            self.home.api_socket().display(),
-        );
-        for block in &self.federates_with {
-            write!(
-                text,
-                r#"
-federates_with "{trust_domain}" {{
-    bundle_endpoint_url = "{url}"
-    bundle_endpoint_profile "https_spiffe" {{ endpoint_spiffe_id = "{endpoint_spiffe_id}" }}
-    bootstrap_bundle = "{bootstrap_bundle}"
-    unsigned = "allow"
-}}
-"#,
-                trust_domain = block.trust_domain,
-                url = block.url,
-                endpoint_spiffe_id = block.endpoint_spiffe_id,
-                bootstrap_bundle = block.bootstrap_bundle.display(),
-            )?;
-        }
-        write(&self.home.plugin_data(), text)
+        write(&self.home.plugin_data(), config::plugin_data(&self.home, &self.federates_with))
     }
-    fn endpoint_conf(&self) -> String {
-        format!(
-            r#"trust_domain = "{trust_domain}"
-
-[link]
-listen = "unix://{link}"
-
-[serve]
-listen = "127.0.0.1:{spiffe}"
-profile = "https_spiffe"
-identity = "server"
-
-[[also_serve]]
-listen = "127.0.0.1:{web}"
-profile = "https_web"
-certificate_file = "{certificate}"
-private_key_file = "{key}"
-
-[admin]
-listen = "127.0.0.1:{admin}"
-
-[fetch]
-minimum_interval = "1s"
-"#,
-            trust_domain = self.trust_domain,
-            link = self.home.link_socket().display(),
-            spiffe = self.spiffe_port,
-            web = self.web_port,
-            certificate = self.web.certificate_file.display(),
-            key = self.web.private_key_file.display(),
-            admin = self.admin_port,
-        )
-    }
-}
-
-/// The X.509 authorities as PEM, as `bundle show` prints them.
-pub(crate) fn pem(bundle: &Bundle) -> String {
-    let mut text = String::new();
-    for authority in bundle.x509_authorities() {
-        let base64 = BASE64_STANDARD.encode(authority.der());
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        // Cannot fail: base64 is ASCII.
-        for line in base64.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()) {
-            text.push_str(line);
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
 }

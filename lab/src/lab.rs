@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -107,8 +108,10 @@ impl Lab {
     /// Writes `lab.json` as things are now.
     pub fn save_inventory(&self) -> anyhow::Result<()> {
         let mut trust_domains = vec![self.one.inventory(), self.two.inventory()];
-        if let (Some((server, _)), Some(one)) = (&self.workloads, trust_domains.first_mut()) {
+        if let (Some((server, client)), [one, two]) = (&self.workloads, trust_domains.as_mut_slice()) {
             one.helloworld_address = Some(server.address.to_string());
+            one.processes.push(server.process().into());
+            two.processes.push(client.process().into());
         }
         let inventory =
             Inventory { pid: std::process::id(), spire: self.means.spire.kind().to_string(), trust_domains };
@@ -117,8 +120,8 @@ impl Lab {
     /// Ends everything in good order. A temporary folder goes too, unless `keep`.
     pub async fn stop(mut self, keep: bool) -> Option<PathBuf> {
         if let Some((server, client)) = &mut self.workloads {
-            let grace = std::time::Duration::from_secs(2);
-            let _ = tokio::join!(client.process().terminate(grace), server.process().terminate(grace));
+            let grace = Duration::from_secs(2);
+            let _ = tokio::join!(client.stop(grace), server.stop(grace));
         }
         tokio::join!(self.one.stop(), self.two.stop());
         match self.folder {

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use entente_bundle::TrustDomain;
 use serde::{Deserialize, Serialize};
 
-use crate::process;
+use crate::process::{self, Process};
 
 /// The kernel's limit on the path of a Unix socket, its final zero byte included.
 const MAX_SOCKET_PATH: usize = 108;
@@ -134,6 +134,12 @@ pub struct InventoryOfProcess {
     pub pid: u32,
     /// Its log.
     pub log: PathBuf,
+}
+
+impl From<&Process> for InventoryOfProcess {
+    fn from(process: &Process) -> Self {
+        Self { name: process.name().to_owned(), pid: process.pid(), log: process.log().path().to_owned() }
+    }
 }
 
 impl Inventory {

@@ -102,8 +102,12 @@ impl HelloworldServer {
         self.process.log()
     }
     /// The process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+    /// SIGTERM; SIGKILL once `grace` is over.
+    pub async fn stop(&mut self, grace: Duration) -> anyhow::Result<bool> {
+        self.process.terminate(grace).await
     }
 }
 
@@ -134,8 +138,12 @@ impl HelloworldClient {
         self.process.log()
     }
     /// The process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+    /// SIGTERM; SIGKILL once `grace` is over.
+    pub async fn stop(&mut self, grace: Duration) -> anyhow::Result<bool> {
+        self.process.terminate(grace).await
     }
     /// Good calls so far.
     pub fn replies(&self) -> usize {

@@ -1,0 +1,110 @@
+//! The configuration files of our own programs, and the one thing that SPIRE's agent is given besides its configuration.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use entente_bundle::{Bundle, TrustDomain};
+
+use super::FederatesWith;
+use crate::layout::Home;
+use crate::web_certificate::WebCertificate;
+
+/// What our endpoints tell their readers: short, so that things move while one watches.
+const REFRESH_HINT: &str = "4s";
+
+/// Where a bundle endpoint listens on 127.0.0.1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndpointPorts {
+    pub(super) spiffe: u16,
+    pub(super) web: u16,
+    pub(super) admin: u16,
+}
+
+/// `entente.hcl`, the plugin's configuration.
+pub(super) fn plugin_data(home: &Home, federates_with: &[FederatesWith]) -> String {
+    let mut text = format!(
+        r#"endpoint = "unix://{}"
+server_socket = "unix://{}"
+serve_as_server = true
+refresh_hint = "{REFRESH_HINT}"
+"#,
+        home.link_socket().display(),
+        home.api_socket().display(),
+    );
+    for block in federates_with {
+        text.push_str(&federates_with_block(block));
+    }
+    text
+}
+
+fn federates_with_block(block: &FederatesWith) -> String {
+    format!(
+        r#"
+federates_with "{trust_domain}" {{
+    bundle_endpoint_url = "{url}"
+    bundle_endpoint_profile "https_spiffe" {{ endpoint_spiffe_id = "{endpoint_spiffe_id}" }}
+    bootstrap_bundle = "{bootstrap_bundle}"
+    unsigned = "allow"
+}}
+"#,
+        trust_domain = block.trust_domain,
+        url = block.url,
+        endpoint_spiffe_id = block.endpoint_spiffe_id,
+        bootstrap_bundle = block.bootstrap_bundle.display(),
+    )
+}
+
+/// `bundle-endpoint.toml`
+pub(super) fn endpoint_conf(
+    trust_domain: &TrustDomain,
+    home: &Home,
+    web: &WebCertificate,
+    ports: &EndpointPorts,
+) -> String {
+    format!(
+        r#"trust_domain = "{trust_domain}"
+
+[link]
+listen = "unix://{link}"
+
+[serve]
+listen = "127.0.0.1:{spiffe}"
+profile = "https_spiffe"
+identity = "server"
+
+[[also_serve]]
+listen = "127.0.0.1:{web}"
+profile = "https_web"
+certificate_file = "{certificate}"
+private_key_file = "{key}"
+
+[admin]
+listen = "127.0.0.1:{admin}"
+
+[fetch]
+minimum_interval = "1s"
+"#,
+        link = home.link_socket().display(),
+        spiffe = ports.spiffe,
+        web = ports.web,
+        certificate = web.certificate_file.display(),
+        key = web.private_key_file.display(),
+        admin = ports.admin,
+    )
+}
+
+/// The X.509 authorities as PEM, as `bundle show` prints them.
+pub(super) fn pem(bundle: &Bundle) -> String {
+    let mut text = String::new();
+    for authority in bundle.x509_authorities() {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let base64 = BASE64_STANDARD.encode(authority.der());
+        for (index, character) in base64.chars().enumerate() {
+            if index > 0 && index % 64 == 0 {
+                text.push('\n');
+            }
+            text.push(character);
+        }
+        text.push_str("\n-----END CERTIFICATE-----\n");
+    }
+    text
+}
