@@ -10,8 +10,8 @@ use tokio::process::Command;
 use crate::spire::PluginProgram;
 use crate::spire::install::hex;
 
-/// Set to skip the build: the programs are taken as they lie beside the lab.
-const NO_BUILD: &str = "ENTENTE_LAB_NO_BUILD";
+/// Environment variable that skips the build: the programs are taken as they lie beside the lab.
+pub const NO_BUILD: &str = "ENTENTE_LAB_NO_BUILD";
 
 const PLUGIN: &str = "entente-plugin";
 const ENDPOINT: &str = "bundle-endpoint";
@@ -29,13 +29,7 @@ pub struct Products {
 impl Products {
     /// Builds what is not built yet and puts it into `folder`.
     pub async fn build_into(folder: &Path) -> anyhow::Result<Self> {
-        let built = built_folder()?;
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-        if let Some(workspace) = workspace.filter(|workspace| workspace.join("Cargo.toml").is_file())
-            && std::env::var_os(NO_BUILD).is_none()
-        {
-            build(workspace, &built).await?;
-        }
+        let built = build().await?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for name in [PLUGIN, ENDPOINT, HELLOWORLD_SERVER, HELLOWORLD_CLIENT, LAB] {
             put_aside(&built.join(name), &folder.join(name))?;
@@ -70,33 +64,70 @@ impl Products {
     }
 }
 
-/// The folder of built programs that this program came from; a test runs from `deps` below it.
-fn built_folder() -> anyhow::Result<PathBuf> {
+/// Builds what is not built yet; answers where the programs are. Where the sources are not at hand, or [`NO_BUILD`] is set, the
+/// programs that lie beside this one are taken.
+pub async fn build() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program lies")?;
-    let folder = own.parent().context("this program lies in no folder")?;
-    Ok(match folder.file_name() {
-        Some(name) if name == "deps" => folder.parent().unwrap_or(folder).to_owned(),
-        _ => folder.to_owned(),
-    })
+    let beside = own.parent().context("this program lies in no folder")?;
+    let is_test = beside.file_name().is_some_and(|name| name == "deps");
+    let built = if is_test { beside.parent().unwrap_or(beside) } else { beside };
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let workspace = workspace.filter(|workspace| workspace.join("Cargo.toml").is_file());
+    if let (Some(workspace), Some(folder)) = (workspace, CargoFolder::of(built))
+        && std::env::var_os(NO_BUILD).is_none()
+    {
+        folder.build(workspace, is_test).await?;
+    }
+    Ok(built.to_owned())
 }
 
-/// Cargo's own progress goes to the terminal; with nothing to do it is silent for a moment.
-async fn build(workspace: &Path, built: &Path) -> anyhow::Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let (target, profile) = match (built.parent(), built.file_name().and_then(|name| name.to_str())) {
-        (Some(target), Some("debug")) => (target, "dev"),
-        (Some(target), Some(profile)) => (target, profile),
-        _ => bail!("{} is no folder that cargo builds into", built.display()),
-    };
-    let status = Command::new(&cargo)
-        .args(["build", "--workspace", "--bins", "--profile", profile, "--target-dir"])
-        .arg(target)
-        .current_dir(workspace)
-        .stdin(Stdio::null())
-        .status()
-        .await
-        .with_context(|| format!("cannot run {}", Path::new(&cargo).display()))?;
-    if status.success() { Ok(()) } else { bail!("the programs do not build ({status})") }
+/// How cargo was told to put programs into a folder.
+#[derive(Debug, PartialEq, Eq)]
+struct CargoFolder<'a> {
+    target_dir: &'a Path,
+    triple: Option<&'a str>,
+    profile: &'a str,
+}
+
+impl<'a> CargoFolder<'a> {
+    /// `TARGET_DIR/debug` or `TARGET_DIR/TRIPLE/debug`; nothing for a folder that cargo does not build into.
+    fn of(built: &'a Path) -> Option<Self> {
+        let is_target_dir = |folder: &Path| {
+            [".rustc_info.json", "CACHEDIR.TAG"].iter().any(|mark| folder.join(mark).is_file())
+        };
+        let profile = match built.file_name()?.to_str()? {
+            "debug" => "dev",
+            profile => profile,
+        };
+        let above = built.parent()?;
+        if is_target_dir(above) {
+            return Some(Self { target_dir: above, triple: None, profile });
+        }
+        let target_dir = above.parent().filter(|folder| is_target_dir(folder))?;
+        Some(Self { target_dir, triple: Some(above.file_name()?.to_str()?), profile })
+    }
+
+    /// Cargo's own progress goes to the terminal; with nothing to do it is silent for a moment.
+    ///
+    /// A test asks for what `cargo test --workspace` has just built, programs included: with other features than those, most
+    /// dependencies would be compiled once more.
+    async fn build(&self, workspace: &Path, is_test: bool) -> anyhow::Result<()> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let what = if is_test { ["test", "--no-run"] } else { ["build", "--bins"] };
+        let mut command = Command::new(&cargo);
+        command.args(what).arg("--workspace").arg("--target-dir").arg(self.target_dir);
+        if self.profile != "dev" {
+            command.args(["--profile", self.profile]);
+        }
+        if let Some(triple) = self.triple {
+            command.args(["--target", triple]);
+        }
+        // What a test prints is for the test harness to read.
+        let stdout = if is_test { Stdio::null() } else { Stdio::inherit() };
+        let status = command.current_dir(workspace).stdin(Stdio::null()).stdout(stdout).status().await;
+        let status = status.with_context(|| format!("cannot run {}", Path::new(&cargo).display()))?;
+        if status.success() { Ok(()) } else { bail!("the programs do not build ({status})") }
+    }
 }
 
 /// A hard link where both lie on one file system, else a copy.
@@ -111,4 +142,38 @@ fn put_aside(from: &Path, to: &Path) -> anyhow::Result<()> {
     std::fs::copy(from, to).map(drop).with_context(|| {
         format!("{} is not there: build the programs with `cargo build --workspace --bins`", from.display())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_is_told_to_build_where_it_built_before() {
+        let target = tempfile::tempdir().expect("a folder");
+        std::fs::write(target.path().join("CACHEDIR.TAG"), "").expect("a write");
+        let plain = target.path().join("debug");
+        let crossed = target.path().join("x86_64-unknown-linux-musl").join("release");
+        let folder = CargoFolder { target_dir: target.path(), triple: None, profile: "dev" };
+        assert_eq!(CargoFolder::of(&plain), Some(folder));
+        let folder = CargoFolder {
+            target_dir: target.path(),
+            triple: Some("x86_64-unknown-linux-musl"),
+            profile: "release",
+        };
+        assert_eq!(CargoFolder::of(&crossed), Some(folder));
+        assert_eq!(CargoFolder::of(Path::new("/usr/local/bin")), None);
+    }
+
+    #[test]
+    fn putting_a_program_aside_twice_leaves_it_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        std::fs::write(&from, "program").expect("a write");
+        for _ in 0..2 {
+            put_aside(&from, &to).expect("put aside");
+        }
+        assert_eq!(std::fs::read(&to).expect("a read"), b"program");
+        assert_eq!(std::fs::read(&from).expect("a read"), b"program");
+    }
 }

@@ -2,10 +2,7 @@
 
 mod support;
 
-use std::process::Stdio;
-
 use entente_lab::spire::Kind;
-use tokio::process::Command;
 
 /// Runs the story with `sabotage`; answers its exit code and everything it printed.
 async fn sabotaged(kind: Kind, sabotage: &str) -> Option<(Option<i32>, String)> {
@@ -13,13 +10,8 @@ async fn sabotaged(kind: Kind, sabotage: &str) -> Option<(Option<i32>, String)> 
     if !support::can_tell(kind) {
         return None;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_lab"))
-        .args(["run", "--spire", &kind.to_string(), "--sabotage", sabotage])
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .expect("the lab runs");
+    let arguments = ["run", "--spire", &kind.to_string(), "--sabotage", sabotage];
+    let output = support::lab_command(&arguments).await.output().await.expect("the lab runs");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if let Some(kept) = printed.lines().find_map(|line| line.strip_prefix("configurations and logs are in "))
     {

@@ -3,7 +3,6 @@
 mod support;
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use entente_lab::layout::Inventory;
@@ -11,21 +10,16 @@ use entente_lab::log_file::{LogFile, Mark};
 use entente_lab::process::{is_running, signal_pid};
 use entente_lab::{checks, http};
 use rustix::process::Signal;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 const UP_WITHIN: Duration = Duration::from_secs(300);
 
-fn up(dir: &Path, output: &Path) -> Child {
+async fn up(dir: &Path, output: &Path) -> Child {
     let output = std::fs::File::create(output).expect("a file for its output");
-    Command::new(env!("CARGO_BIN_EXE_lab"))
-        .args(["up", "--spire", "embedded", "--dir"])
-        .arg(dir)
-        .stdin(Stdio::null())
-        .stderr(output.try_clone().expect("a second handle"))
-        .stdout(output)
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the lab starts")
+    let dir = dir.to_str().expect("a plain name");
+    let mut command = support::lab_command(&["up", "--spire", "embedded", "--dir", dir]).await;
+    command.stderr(output.try_clone().expect("a second handle")).stdout(output);
+    command.spawn().expect("the lab starts")
 }
 
 fn pids(inventory: &Inventory) -> Vec<u32> {
@@ -37,7 +31,7 @@ async fn a_lab_that_is_up_has_its_folder_for_itself_and_leaves_nothing_running()
     let _turn = support::turn().await;
     let folder = tempfile::Builder::new().prefix("lab-").tempdir().expect("a folder");
     let (dir, output) = (folder.path().join("d"), folder.path().join("output"));
-    let mut first = up(&dir, &output);
+    let mut first = up(&dir, &output).await;
     checks::line_in(&LogFile::new(&output), Mark::default(), &["stay until Ctrl-C"], UP_WITHIN)
         .await
         .expect("it is up");
@@ -50,7 +44,7 @@ async fn a_lab_that_is_up_has_its_folder_for_itself_and_leaves_nothing_running()
     let reply = http::ask(&http::Request::get(&one.web_url, trust)).await.expect("the printed URL answers");
     assert_eq!(reply.status, 200);
 
-    let second = up(&dir, &folder.path().join("second")).wait().await.expect("it ends");
+    let second = up(&dir, &folder.path().join("second")).await.wait().await.expect("it ends");
     assert_eq!(second.code(), Some(1));
     let said = std::fs::read_to_string(folder.path().join("second")).expect("its output");
     assert!(said.contains("in use by a lab that runs as pid"), "{said}");
@@ -68,7 +62,7 @@ async fn a_lab_that_was_killed_is_taken_over_with_its_processes() {
     let _turn = support::turn().await;
     let folder = tempfile::Builder::new().prefix("lab-").tempdir().expect("a folder");
     let (dir, output) = (folder.path().join("d"), folder.path().join("output"));
-    let mut first = up(&dir, &output);
+    let mut first = up(&dir, &output).await;
     checks::line_in(&LogFile::new(&output), Mark::default(), &["stay until Ctrl-C"], UP_WITHIN)
         .await
         .expect("it is up");
@@ -76,7 +70,7 @@ async fn a_lab_that_was_killed_is_taken_over_with_its_processes() {
     first.kill().await.expect("SIGKILL");
 
     let output = folder.path().join("again");
-    let mut second = up(&dir, &output);
+    let mut second = up(&dir, &output).await;
     checks::line_in(&LogFile::new(&output), Mark::default(), &["took over"], UP_WITHIN)
         .await
         .expect("it says so");

@@ -1,6 +1,7 @@
 //! Finds the programs of real SPIRE, or builds the pinned version once per machine.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -119,7 +120,7 @@ fn go() -> Option<PathBuf> {
 async fn lock(path: &Path) -> anyhow::Result<File> {
     let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
     if file.try_lock().is_err() {
-        eprintln!("another lab is building SPIRE; waiting for it");
+        tell("another lab is building SPIRE; waiting for it");
     }
     tokio::task::spawn_blocking(move || file.lock().map(|()| file))
         .await?
@@ -136,10 +137,10 @@ async fn build(go: &Path, folder: &Path) -> anyhow::Result<()> {
     write(&module.join("go.mod"), GO_MOD)?;
     write(&module.join("go.sum"), GO_SUM)?;
 
-    eprintln!(
+    tell(&format!(
         "building SPIRE {VERSION} once for this machine, into {} (about 5 minutes on two cores)",
         folder.display()
-    );
+    ));
     let mut child = Command::new(go)
         .args(["install", "-v", "-ldflags", "-s -w"])
         .args(PACKAGES)
@@ -164,31 +165,43 @@ async fn build(go: &Path, folder: &Path) -> anyhow::Result<()> {
     std::fs::rename(&programs, folder).with_context(|| format!("cannot make {}", folder.display()))
 }
 
-/// Reads the names of compiled packages; answers with the last lines.
+/// Reads the names of compiled packages; answers with the last lines. Also tells while nothing comes: linking takes a minute.
 async fn show_progress(output: impl tokio::io::AsyncRead + Unpin) -> anyhow::Result<Vec<String>> {
     let start = Instant::now();
     let spinner = ProgressBar::new_spinner();
     let mut lines = BufReader::new(output).lines();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let (mut count, mut told, mut tail) = (0_usize, Instant::now(), Vec::new());
-    while let Some(line) = lines.next_line().await? {
-        count += 1;
-        let state = format!("{count} steps in {} s, now {line}", start.elapsed().as_secs());
-        if spinner.is_hidden() {
-            if told.elapsed() >= PLAIN_PROGRESS {
-                eprintln!("  {state}");
-                told = Instant::now();
+    loop {
+        tokio::select! {
+            line = lines.next_line() => {
+                let Some(line) = line? else { break };
+                count += 1;
+                tail.push(line);
+                if tail.len() > FAILURE_TAIL {
+                    tail.remove(0);
+                }
             }
-        } else {
+            _ = ticks.tick() => {}
+        }
+        let newest = tail.last().map_or("starting", String::as_str);
+        let state = format!("{count} packages in {} s, last {newest}", start.elapsed().as_secs());
+        if !spinner.is_hidden() {
             spinner.set_message(state);
             spinner.tick();
-        }
-        tail.push(line);
-        if tail.len() > FAILURE_TAIL {
-            tail.remove(0);
+        } else if told.elapsed() >= PLAIN_PROGRESS {
+            tell(&format!("  {state}"));
+            told = Instant::now();
         }
     }
     spinner.finish_and_clear();
     Ok(tail)
+}
+
+/// To the terminal, also from inside a test, whose harness keeps what macros print.
+fn tell(line: &str) {
+    // Nobody to read it is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 #[cfg(test)]

@@ -3,13 +3,16 @@
 #![allow(dead_code, reason = "no story needs all of it")]
 
 use std::io::Write;
+use std::process::Stdio;
 use std::sync::LazyLock;
 
 use entente_lab::checks::reason_of;
 use entente_lab::lab::{Lab, Options};
+use entente_lab::products;
 use entente_lab::spire::{Kind, install};
 use entente_lab::story::{self, Step};
 use entente_lab::timeline::Timeline;
+use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
 
 static ONE_AT_A_TIME: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
@@ -36,6 +39,14 @@ pub(crate) fn can_tell(kind: Kind) -> bool {
         "left out: the story on real SPIRE, which is not here and needs Go to be built"
     );
     false
+}
+
+/// `lab` with `arguments`, on the programs that belong to this test run.
+pub(crate) async fn lab_command(arguments: &[&str]) -> Command {
+    products::build().await.unwrap_or_else(|error| panic!("no programs: {}", reason_of(&error)));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(arguments).env(products::NO_BUILD, "1").stdin(Stdio::null()).kill_on_drop(true);
+    command
 }
 
 /// A lab after `steps`, all of which held.
