@@ -38,7 +38,7 @@ async fn a_lab_that_is_up_has_its_folder_for_itself_and_leaves_nothing_running()
 
     let inventory = Inventory::load(&dir).expect("lab.json").expect("lab.json");
     assert_eq!(Some(inventory.pid), first.id());
-    assert_eq!(pids(&inventory).len(), 2 * 4, "server, plugin, agent and endpoint of both domains");
+    assert_eq!(pids(&inventory).len(), 2 * 5, "server, plugin, agent, endpoint and workload of each");
     let one = inventory.trust_domains.first().expect("cluster1.org");
     let trust = http::Trust::CaFile(one.web_ca_file.clone());
     let reply = http::ask(&http::Request::get(&one.web_url, trust)).await.expect("the printed URL answers");
