@@ -348,6 +348,30 @@ async fn it_ends_when_the_host_is_gone_without_a_word() {
 }
 
 #[tokio::test]
+async fn it_dies_with_its_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parent = tokio::process::Command::new("sh")
+        .args(["-c", "\"$0\" & wait", env!("CARGO_BIN_EXE_entente-plugin")])
+        .env("BundlePublisher", "BundlePublisher")
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdout = tokio::io::BufReader::new(parent.stdout.take().unwrap());
+    let mut line = String::new();
+    tokio::io::AsyncBufReadExt::read_line(&mut stdout, &mut line).await.unwrap();
+    assert!(line.starts_with("1|1|unix|"), "{line}");
+    parent.kill().await.unwrap();
+    // Only the plugin holds the other end now.
+    let mut rest = Vec::new();
+    let end = tokio::io::AsyncReadExt::read_to_end(&mut stdout, &mut rest);
+    tokio::time::timeout(Duration::from_secs(10), end).await.expect("the plugin ends too").unwrap();
+}
+
+#[tokio::test]
 async fn it_stops_in_time_with_all_streams_open() {
     let mut plugin = Plugin::publisher().await;
     let folder = plugin.launched.folder.path().to_owned();
