@@ -97,15 +97,46 @@ impl fmt::Debug for workload::ValidateJwtsvidRequest {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+
+    use crate::spire::api::server::agent::v1::CreateJoinTokenRequest;
+    use crate::spire::api::types;
     use crate::spire::hostservice::server::identityprovider::v1::{FetchX509IdentityResponse, X509Identity};
+    use crate::workload;
+
+    const SECRET: &str = "246813579";
+
+    /// Neither as text nor as a list of bytes, and the rest is there.
+    fn assert_hidden(message: impl Debug, shown: &str) {
+        let text = format!("{message:?}");
+        assert!(text.contains("(hidden)") && text.contains(shown), "{text}");
+        assert!(!text.contains(SECRET) && !text.contains("50, 52, 54"), "{text}");
+    }
 
     #[test]
     fn a_private_key_is_not_printed_even_inside_another_message() {
-        let identity = X509Identity { cert_chain: vec![vec![7]], private_key: b"246813579".to_vec() };
+        let private_key = SECRET.as_bytes().to_vec();
+        let identity = X509Identity { cert_chain: vec![vec![7]], private_key: private_key.clone() };
         let response = FetchX509IdentityResponse { identity: Some(identity), bundle: None };
-        let text = format!("{response:?}");
-        assert!(text.contains("cert_chain: [[7]]"), "{text}");
-        assert!(text.contains("(hidden)"), "{text}");
-        assert!(!text.contains("50, 52, 54"), "{text}");
+        assert_hidden(response, "cert_chain: [[7]]");
+        let svid =
+            workload::X509svid { x509_svid_key: private_key, hint: "web".into(), ..Default::default() };
+        assert_hidden(
+            workload::X509svidResponse { svids: vec![svid], ..Default::default() },
+            "hint: \"web\"",
+        );
+    }
+
+    #[test]
+    fn a_token_is_not_printed() {
+        let token = || SECRET.to_owned();
+        assert_hidden(CreateJoinTokenRequest { ttl: 60, token: token(), agent_id: None }, "ttl: 60");
+        assert_hidden(types::JoinToken { value: token(), expires_at: 9 }, "expires_at: 9");
+        assert_hidden(types::Jwtsvid { token: token(), issued_at: 8, ..Default::default() }, "issued_at: 8");
+        assert_hidden(types::Witsvid { token: token(), issued_at: 8, ..Default::default() }, "issued_at: 8");
+        let svid = workload::Jwtsvid { svid: token(), hint: "web".into(), ..Default::default() };
+        assert_hidden(workload::JwtsvidResponse { svids: vec![svid] }, "hint: \"web\"");
+        let request = workload::ValidateJwtsvidRequest { audience: "me".into(), svid: token() };
+        assert_hidden(request, "audience: \"me\"");
     }
 }
