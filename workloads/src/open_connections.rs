@@ -26,16 +26,16 @@ const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 10);
 
 /// Who is on the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Where it connected from, or where we did.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// The ID of its verified SVID.
-    pub id: SpiffeId,
+    pub(crate) id: SpiffeId,
 }
 
 /// The open connections, and by which bundles and rule their peers were admitted.
 #[derive(Debug)]
-pub struct OpenConnections {
+pub(crate) struct OpenConnections {
     bundles: Arc<BundleSet>,
     authorizer: Authorizer,
     entries: Mutex<Entries>,
@@ -56,7 +56,7 @@ struct Entry {
 
 impl OpenConnections {
     /// None yet.
-    pub fn new(bundles: Arc<BundleSet>, authorizer: Authorizer) -> Arc<Self> {
+    pub(crate) fn new(bundles: Arc<BundleSet>, authorizer: Authorizer) -> Arc<Self> {
         Arc::new(Self { bundles, authorizer, entries: Mutex::default() })
     }
 
@@ -65,7 +65,7 @@ impl OpenConnections {
     ///
     /// # Errors
     /// Why the peer would be refused now.
-    pub fn admit<S>(
+    pub(crate) fn admit<S>(
         self: &Arc<Self>,
         io: S,
         address: SocketAddr,
@@ -92,7 +92,7 @@ impl OpenConnections {
     }
 
     /// Verifies every open connection's peer again, and closes those that would be refused now.
-    pub fn recheck(&self, now: UnixTime) {
+    pub(crate) fn recheck(&self, now: UnixTime) {
         // A connection that is not in this list yet verifies its peer itself, in `admit`.
         let chains: Vec<_> =
             self.lock().open.iter().map(|(key, entry)| (*key, entry.chain.clone())).collect();
@@ -106,7 +106,7 @@ impl OpenConnections {
     }
 
     /// Rechecks at each change of the bundles, and on a timer. Runs until the identity is gone.
-    pub async fn keep_checked(self: Arc<Self>, mut changed: watch::Receiver<Option<SpiffeId>>) {
+    pub(crate) async fn keep_checked(self: Arc<Self>, mut changed: watch::Receiver<Option<SpiffeId>>) {
         let mut timer = tokio::time::interval(RECHECK);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -146,7 +146,7 @@ impl Drop for Guard {
 
 /// A connection that ends when its peer no longer verifies, or at an age.
 #[derive(Debug)]
-pub struct Guarded<S> {
+pub(crate) struct Guarded<S> {
     io: S,
     peer: Peer,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -158,7 +158,7 @@ pub struct Guarded<S> {
 
 impl<S> Guarded<S> {
     /// Who is on the other end.
-    pub fn peer(&self) -> &Peer {
+    pub(crate) fn peer(&self) -> &Peer {
         &self.peer
     }
 
@@ -175,7 +175,7 @@ impl<S> Guarded<S> {
         self
     }
 
-    /// HTTP/2 always has a read waiting, so a connection that must end learns it here at once.
+    /// Asked by reads, of which HTTP/2 always has one waiting, and by writes: while one is stuck, nothing may be read.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.closed.as_mut().poll(cx).is_ready() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the peer no longer verifies"));
@@ -233,11 +233,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_end(cx)?;
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.note_last_words(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_end(cx)?;
         let written = Pin::new(&mut self.io).poll_flush(cx);
         self.note_last_words(cx, written)
     }
@@ -252,6 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_end(cx)?;
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.note_last_words(cx, written)
     }
@@ -266,7 +269,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use entente_bundle::testing::{self, TestAuthority};
-    use tokio::io::{AsyncReadExt, DuplexStream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
 
@@ -315,9 +318,23 @@ mod tests {
         let rig = Rig::new(Authorizer::AnyInBundles);
         let mut connection = rig.admit(None).unwrap();
         let reading = tokio::spawn(async move { connection.read(&mut [0]).await });
+        // The one thread of this test runs the task until it waits.
+        tokio::task::yield_now().await;
         rig.bundles.replace(BTreeMap::new());
         rig.connections.recheck(UnixTime::now());
         assert!(reading.await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_stuck_is_woken() {
+        let rig = Rig::new(Authorizer::AnyInBundles);
+        let mut connection = rig.admit(None).unwrap();
+        // More than the far end's buffer takes, and nobody reads there.
+        let writing = tokio::spawn(async move { connection.write_all(&[0; 1000]).await });
+        tokio::task::yield_now().await;
+        rig.bundles.replace(BTreeMap::new());
+        rig.connections.recheck(UnixTime::now());
+        assert_eq!(writing.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 
     #[tokio::test]
