@@ -20,11 +20,10 @@ use tokio_rustls::client::TlsStream;
 use tonic::body::Body;
 
 use crate::open_connections::{Guarded, OpenConnections};
+use crate::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the end of a connection may take to tell its cause, once a call on it has failed.
 const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use tracing::debug;
 const LIMIT: usize = 256;
 
 /// Writes one line to stdout. A reader that went away does not stop us.
-pub fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut stdout = std::io::stdout().lock();
     if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         debug!(%error, "stdout cannot be written");
@@ -16,7 +16,7 @@ pub fn say(line: &str) {
 }
 
 /// A text from outside, made fit for one line: no control characters, nothing that turns the direction of writing, bounded.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars()
         .filter(|character| !character.is_control() && !is_invisible(*character))
         .take(LIMIT)

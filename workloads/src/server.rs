@@ -17,17 +17,13 @@ use tracing::warn;
 use crate::accept::{self, Admission};
 use crate::greeter::HelloWorld;
 use crate::open_connections::OpenConnections;
-use crate::{listen, output, process};
+use crate::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, listen, output, process};
 
 /// After its age, a connection gets this long to finish the calls in it.
 const AGE_GRACE: Duration = Duration::from_secs(10);
 
 /// After a signal, so do all of them.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-
-/// Both ends send a ping after this silence, and hang up when it stays unanswered for as long as `KEEPALIVE_TIMEOUT`.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request is a name.
 const MESSAGE_LIMIT: usize = 64 * 1024;
