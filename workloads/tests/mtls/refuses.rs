@@ -9,11 +9,11 @@ use entente_workload_identity::testing::Update;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::rig::{CLIENT_ID, DEADLINE, Rig, SERVER_ID, Server};
+use crate::rig::{CLIENT_ID, DEADLINE, Rig, SERVER_ID, Server, client};
 
 /// Waits for a line on the server's side and one on the client's, and sees that no greeting was exchanged.
 async fn refused(rig: &Rig, server: &Server, arguments: &[&str], on_server: [&str; 2], on_client: [&str; 2]) {
@@ -189,4 +189,49 @@ async fn a_connection_that_leaves_at_once() {
     drop(TcpStream::connect(server.address()).await.unwrap());
     server.program.stderr.line_with("reason=\"closed\"").await;
     still_greets(&rig, &server).await;
+}
+
+/// A server of somebody else, which does `serve` with each connection; gives its address.
+async fn stranger<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            serve(tcp).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_only_an_older_tls() {
+    let rig = Rig::federated();
+    let slot = Arc::new(CertificateSlot::default());
+    slot.set(rig.server_svid().certified_key());
+    let config = tls::public_server_config(slot, &[&rustls::version::TLS12], &[b"h2"]).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let address = stranger(move |tcp| {
+        let accepting = acceptor.accept(tcp);
+        async { drop(accepting.await) }
+    })
+    .await;
+    let client = client(&rig.client_agent, &address, &["--interval", "20ms"]);
+    let line = client.stderr.line_with("ProtocolVersion").await;
+    assert!(line.contains("tls handshake") && line.contains(&address), "{line}");
+    assert_eq!(client.stdout.count("This is Server Reply"), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_speak_tls_or_leaves_at_once() {
+    let rig = Rig::federated();
+    let address = stranger(|mut tcp| async move {
+        let _ = tcp.read(&mut [0; 4096]).await;
+        let _ = tcp.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").await;
+    })
+    .await;
+    let garbled = client(&rig.client_agent, &address, &["--interval", "20ms"]);
+    garbled.stderr.lines_with(2, "reason=\"not_tls\"").await;
+    let address = stranger(|tcp| async move { drop(tcp) }).await;
+    let left = client(&rig.client_agent, &address, &["--interval", "20ms"]);
+    left.stderr.lines_with(2, "reason=\"closed\"").await;
 }
