@@ -35,6 +35,20 @@ pub fn start(level: Option<&str>, format: LogFormat) -> Result<(), String> {
     Ok(())
 }
 
+/// The whole chain of an error, from what to why, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}
+
 /// Lets one line through per interval, so that a port scan cannot fill a disk; metrics count the rest.
 #[derive(Debug)]
 pub(crate) struct Throttle {

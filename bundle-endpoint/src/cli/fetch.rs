@@ -15,8 +15,8 @@ use super::{
 use crate::admin::bundle_summary;
 use crate::config::FetchConfig;
 use crate::federation::client::{FetchClient, FetchLimits, FetchRequest, Fetched};
-use crate::federation::error::chain;
 use crate::federation::relationship::EndpointProfile;
+use crate::logging::chain;
 use crate::time::unix_now;
 
 /// Stands where a trust domain is needed to read a document and none was named; `.invalid` belongs to nobody (RFC 6761).

@@ -9,8 +9,8 @@ use tracing::{info, warn};
 use super::{Ended, LogArgs, ServeArgs, failed};
 use crate::app;
 use crate::config::Config;
-use crate::federation::error::chain;
 use crate::logging;
+use crate::logging::chain;
 
 /// A handshake that waits for the plugin's signature gives its thread back, but only where there are others.
 const LEAST_WORKERS: usize = 4;

@@ -16,7 +16,7 @@ use super::{
     Ended, LogArgs, StatusArgs, StatusOutput, block_on, failed, misused, print, show, start_quiet_logging,
 };
 use crate::config::Config;
-use crate::federation::error::chain;
+use crate::logging::chain;
 use crate::status::Status;
 
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -201,17 +201,3 @@ fn web_reason(error: &rustls::Error) -> &'static str {
         _ => "certificate",
     }
 }
-
-/// The whole chain of an error, from what to why, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
-}

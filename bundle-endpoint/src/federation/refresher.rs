@@ -17,10 +17,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::client::{FetchClient, FetchRequest, Fetched};
-use super::error::{FetchError, chain};
+use super::error::FetchError;
 use super::relationship::{FederationRelationship, Mode};
 use super::table::{FetchFailure, RelationshipTable};
 use crate::link::{Held, Hub, Offer, Outcome};
+use crate::logging::chain;
 
 /// Fetches that are young at the same time. One that lasts longer than [`SLOW`] gives its place to others, so that peers
 /// that hang delay nobody else.
