@@ -28,7 +28,7 @@ use crate::identity::{self, Identity};
 use crate::link::{Hub, LinkSocket};
 use crate::metrics::Metrics;
 use crate::published::{self, PublishedWatch};
-use crate::serve::{Listener, Tls, Transport};
+use crate::serve::{self, Listener, Tls, Transport};
 use crate::status::ListenerStatus;
 
 /// Everything is over so long after a signal.
@@ -102,6 +102,8 @@ struct Parts {
     relationships: Arc<RelationshipTable>,
     stop: CancellationToken,
     tasks: JoinSet<&'static str>,
+    /// Connections that each listener may have.
+    places: usize,
     identities: Vec<Identity>,
     listeners: Vec<ListenerStatus>,
     public: Vec<SocketAddr>,
@@ -173,6 +175,7 @@ impl Parts {
             relationships: Arc::default(),
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
+            places: serve::share_of_files(config.public_listeners().count() + 1),
             identities: Vec::new(),
             listeners: Vec::new(),
             public: Vec::new(),
@@ -201,7 +204,11 @@ impl Parts {
         self.identities.push(identity);
         self.public.push(address);
         self.listed(&name, address, Some(&serve.profile));
-        Ok(Listener { name, tcp, transport: Transport::Tls(tls), metrics: Arc::clone(&self.metrics) })
+        Ok(self.listener(name, tcp, Transport::Tls(tls)))
+    }
+
+    fn listener(&self, name: String, tcp: TcpListener, transport: Transport) -> Listener {
+        Listener { name, tcp, transport, metrics: Arc::clone(&self.metrics), places: self.places }
     }
 
     async fn identity(&mut self, profile: &ServingProfile, config: &Config) -> anyhow::Result<Identity> {
@@ -278,8 +285,7 @@ impl Parts {
             listeners: self.listeners.clone(),
             link_socket,
         });
-        let metrics = Arc::clone(&self.metrics);
-        let listener = Listener { name: "admin".into(), tcp, transport: Transport::Plain, metrics };
+        let listener = self.listener("admin".into(), tcp, Transport::Plain);
         let service = TowerToHyperService::new(admin::routes(view));
         let respond = move |request| {
             let response = service.call(request);

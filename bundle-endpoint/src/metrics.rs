@@ -26,6 +26,13 @@ struct HandshakeLabels {
     outcome: &'static str,
 }
 
+/// Labels of a request that was none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerReasonLabels {
+    listener: String,
+    reason: &'static str,
+}
+
 /// Label `reason` of something refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
@@ -69,6 +76,7 @@ pub(crate) struct Metrics {
     requests: Family<CodeLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
     connections_refused: Family<ReasonLabels, Counter>,
+    http_refusals: Family<ListenerReasonLabels, Counter>,
     links: Gauge<i64, AtomicI64>,
     link_refusals: Family<ReasonLabels, Counter>,
     sign_requests: Family<OutcomeLabels, Counter>,
@@ -88,6 +96,7 @@ impl Metrics {
             requests: Family::default(),
             handshakes: Family::default(),
             connections_refused: Family::default(),
+            http_refusals: Family::default(),
             links: Gauge::default(),
             link_refusals: Family::default(),
             sign_requests: Family::default(),
@@ -115,6 +124,11 @@ impl Metrics {
             "connections_refused",
             "Connections refused before a handshake, by reason",
             self.connections_refused.clone(),
+        );
+        registry.register(
+            "http_refusals",
+            "Broken or missing requests by listener and reason",
+            self.http_refusals.clone(),
         );
         registry.register("links", "Plugins that are linked now", self.links.clone());
         registry.register(
@@ -179,6 +193,12 @@ impl Metrics {
     /// A connection was turned away before any handshake.
     pub(crate) fn connection_refused(&self, reason: &'static str) {
         self.connections_refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// What came was no request, or none came.
+    pub(crate) fn http_refusal(&self, listener: &str, reason: &'static str) {
+        let listener = listener.to_owned();
+        self.http_refusals.get_or_create(&ListenerReasonLabels { listener, reason }).inc();
     }
 
     pub(crate) fn links(&self, count: usize) {

@@ -16,24 +16,12 @@ use entente_workload_identity::testing::{FakeWorkloadApi, Update};
 use http::{Method, Version};
 use rustls::ProtocolVersion;
 use support::client::{self, get, raw, spiffe_tls, web_tls};
-use support::endpoint::{Endpoint, KEYLESS};
+use support::endpoint::{Endpoint, KEYLESS, SERVER, published};
 use support::eventually;
 use support::plugin::{FakePlugin, Signing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-
-const SERVER: &str = "spiffe://a.test/spire/server";
-
-/// A linked, lending plugin and its authority.
-async fn published(endpoint: &Endpoint) -> (TestAuthority, FakePlugin) {
-    let authority = TestAuthority::new("a.test");
-    let plugin = FakePlugin::link(&endpoint.link_socket()).await;
-    plugin.own_bundle(&authority.bundle_with(Some(1), Some(Duration::from_secs(60)))).await;
-    plugin.lend(&authority.svid("/spire/server").build()).await;
-    endpoint.is_ready().await;
-    (authority, plugin)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn with_no_plugin_the_handshake_ends_with_an_alert_and_ready_says_why() {

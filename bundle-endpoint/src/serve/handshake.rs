@@ -40,8 +40,10 @@ pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     identity: Identity,
     strangers: Throttle,
-    // The first refusal for lack of an identity is a warning, its repeats are not.
-    identity_missing: AtomicBool,
+    // That nobody can sign is a warning once, and so is its end. A stranger who asks for more signatures than the plugin
+    // gives in a second brings both about again and again, so they are braked as well.
+    shortages: Throttle,
+    shortage_told: AtomicBool,
 }
 
 /// Why a handshake did not come about.
@@ -63,7 +65,8 @@ impl Tls {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             identity,
             strangers: Throttle::new(Duration::from_secs(5)),
-            identity_missing: AtomicBool::new(false),
+            shortages: Throttle::new(Duration::from_secs(10)),
+            shortage_told: AtomicBool::new(false),
         }))
     }
 
@@ -79,7 +82,7 @@ impl Tls {
         match accepted.unwrap_or(Err(Failure::Silent { reason: "timeout" })) {
             Ok(stream) => {
                 metrics.handshake(listener, "ok");
-                if self.identity_missing.swap(false, Ordering::Relaxed) {
+                if self.shortage_told.swap(false, Ordering::Relaxed) {
                     info!(listener, "handshakes succeed again");
                 }
                 Some(stream)
@@ -151,10 +154,15 @@ impl Tls {
                 None => error.to_string(),
             },
         };
-        if self.identity_missing.swap(true, Ordering::Relaxed) {
-            debug!(%peer, listener, reason = outcome, detail, "handshake refused: nobody can sign it");
-        } else {
-            warn!(%peer, listener, reason = outcome, detail, "handshake refused: nobody can sign it");
+        let told = self.shortage_told.load(Ordering::Relaxed);
+        match if told { None } else { self.shortages.pass() } {
+            Some(suppressed) => {
+                self.shortage_told.store(true, Ordering::Relaxed);
+                warn!(%peer, listener, reason = outcome, detail, suppressed, "handshake refused: nobody can sign it");
+            }
+            None => {
+                debug!(%peer, listener, reason = outcome, detail, "handshake refused: nobody can sign it")
+            }
         }
     }
 }

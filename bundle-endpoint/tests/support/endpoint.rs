@@ -3,23 +3,39 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bundle_endpoint::app;
 use bundle_endpoint::config::Config;
 use bundle_endpoint::health::Readiness;
 use bundle_endpoint::status::{RelationshipStatus, Status};
+use entente_bundle::testing::TestAuthority;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{self, Answer};
 use super::eventually;
+use super::plugin::FakePlugin;
 
 pub struct Endpoint {
     pub dir: Arc<TempDir>,
     pub bound: app::Bound,
     stop: CancellationToken,
     ended: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+/// What a keyless endpoint of `a.test` serves as.
+pub const SERVER: &str = "spiffe://a.test/spire/server";
+
+/// Links a plugin that publishes and lends; returns it with the authority that it has.
+pub async fn published(endpoint: &Endpoint) -> (TestAuthority, FakePlugin) {
+    let authority = TestAuthority::new("a.test");
+    let plugin = FakePlugin::link(&endpoint.link_socket()).await;
+    plugin.own_bundle(&authority.bundle_with(Some(1), Some(Duration::from_secs(60)))).await;
+    plugin.lend(&authority.svid("/spire/server").build()).await;
+    endpoint.is_ready().await;
+    (authority, plugin)
 }
 
 /// `[serve]` of most tests.
