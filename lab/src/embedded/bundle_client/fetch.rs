@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use entente_bundle::document::{self, DocumentLimits};
 use entente_bundle::tls::{SvidVerifier, client_config, provider};
-use entente_bundle::{Authorizer, Bundle, DocumentError, SpiffeId, SvidError, TrustDomain};
+use entente_bundle::{Authorizer, DocumentError, SpiffeId, SvidError, TrustDomain};
 use entente_proto::convert::{BundleMessage, ConvertError};
 use entente_proto::spire::api::types as wire;
 use http::{Request, StatusCode, Uri, header};
@@ -13,15 +13,13 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
-use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject as _};
+use rustls_pki_types::{InvalidDnsNameError, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BODY: usize = 4 << 20;
-/// Where Debian and its kin keep the web's authorities; `SSL_CERT_FILE` names another place.
-const WEB_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// How the endpoint proves who it is.
 #[derive(Debug)]
@@ -55,8 +53,8 @@ pub(crate) enum FetchError {
     Tls(#[from] rustls::Error),
     #[error("unusable URL {url}")]
     Url { url: String },
-    #[error("cannot read web authorities: {0}")]
-    WebAuthorities(rustls_pki_types::pem::Error),
+    #[error("cannot read web authorities: {0:?}")]
+    WebAuthorities(Vec<rustls_native_certs::Error>),
 }
 
 fn in_spire_words(refusal: &SvidError) -> String {
@@ -90,29 +88,7 @@ pub(super) async fn fetch(
     let body = tokio::time::timeout(TIMEOUT, get(url, profile)).await;
     let body = body.map_err(|_| FetchError::Timeout { url: url.to_owned() })??;
     let parsed = document::parse(&body, trust_domain, &DocumentLimits::default())?;
-    Ok(to_wire(&parsed.bundle))
-}
-
-fn to_wire(bundle: &Bundle) -> wire::Bundle {
-    let x509 = bundle.x509_authorities().iter();
-    let jwt = bundle.jwt_authorities().iter();
-    wire::Bundle {
-        trust_domain: bundle.trust_domain().to_string(),
-        x509_authorities: x509
-            .map(|one| wire::X509Certificate { asn1: one.der().to_vec(), tainted: false })
-            .collect(),
-        jwt_authorities: jwt
-            .map(|one| wire::JwtKey {
-                public_key: one.spki().to_vec(),
-                key_id: one.key_id().to_owned(),
-                expires_at: 0,
-                tainted: false,
-            })
-            .collect(),
-        refresh_hint: bundle.refresh_hint().and_then(|hint| i64::try_from(hint.as_secs()).ok()).unwrap_or(0),
-        sequence_number: 0,
-        wit_authorities: Vec::new(),
-    }
+    Ok(wire::Bundle { sequence_number: 0, ..wire::Bundle::from(&parsed.bundle) })
 }
 
 async fn get(url: &str, profile: Profile) -> Result<Bytes, FetchError> {
@@ -170,12 +146,14 @@ fn spiffe_config(id: SpiffeId, held: &wire::Bundle) -> Result<ClientConfig, Fetc
     Ok(client_config(verifier, None, &[b"h2", b"http/1.1"])?)
 }
 
+/// The system's authorities, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, as with Go.
 fn web_config() -> Result<ClientConfig, FetchError> {
-    let file = std::env::var_os("SSL_CERT_FILE").unwrap_or_else(|| WEB_AUTHORITIES.into());
-    let mut authorities = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(FetchError::WebAuthorities)? {
-        authorities.add_parsable_certificates([certificate.map_err(FetchError::WebAuthorities)?]);
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        return Err(FetchError::WebAuthorities(found.errors));
     }
+    let mut authorities = rustls::RootCertStore::empty();
+    authorities.add_parsable_certificates(found.certs);
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(authorities)
