@@ -7,6 +7,9 @@ use anyhow::Context;
 use entente_bundle::TrustDomain;
 use serde::{Deserialize, Serialize};
 
+/// What may be asked of an authority or an SVID, in seconds.
+const LIFETIMES: std::ops::RangeInclusive<u64> = 1..=100 * 365 * 86_400;
+
 /// The stand-in for `spire-server`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,6 +118,11 @@ impl ServerConfig {
 
     fn check(&self) -> anyhow::Result<()> {
         TrustDomain::new(&self.trust_domain).context("trust_domain")?;
+        for (key, seconds) in
+            [("ca_ttl_seconds", self.ca_ttl_seconds), ("x509_svid_ttl_seconds", self.x509_svid_ttl_seconds)]
+        {
+            anyhow::ensure!(LIFETIMES.contains(&seconds), "{key}: expected 1 second to 100 years");
+        }
         for (index, plugin) in self.plugins.iter().enumerate() {
             let label = format!("plugin {} {:?}", plugin.kind.as_str(), plugin.name);
             anyhow::ensure!(
@@ -174,6 +182,18 @@ mod tests {
         assert!(with_plugins(&format!("{PLUGIN},{PLUGIN}")).is_err());
         let both = r#"{"type":"Notifier","name":"a","cmd":"/x","data":"","data_file":"/f"}"#;
         assert!(with_plugins(both).is_err());
+    }
+
+    #[test]
+    fn a_lifetime_that_no_certificate_can_have_is_refused_by_name() {
+        for (key, seconds) in
+            [("ca_ttl_seconds", 0), ("ca_ttl_seconds", u64::MAX), ("x509_svid_ttl_seconds", 0)]
+        {
+            let text = format!(
+                r#"{{"trust_domain":"a.test","data_dir":"/d","socket_path":"/s","{key}":{seconds}}}"#
+            );
+            assert!(format!("{:#}", load(&text).unwrap_err()).contains(key));
+        }
     }
 
     #[test]
