@@ -129,6 +129,11 @@ fn unix_now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// When SPIRE renews what it signed.
+fn is_half_over(not_before: i64, not_after: i64, now: i64) -> bool {
+    now >= not_before + (not_after - not_before) / 2
+}
+
 /// As SPIRE prints a point in time.
 fn rfc3339(unix: i64) -> String {
     let since = Duration::from_secs(u64::try_from(unix).unwrap_or(0));

@@ -186,10 +186,7 @@ impl Authorities {
     /// True while the authority is tainted or no longer in the bundle.
     pub(crate) fn is_tainted(&self, authority_id: &str) -> bool {
         let held = self.store.lock().own_bundle().unwrap_or_default();
-        let named = |one: &&wire::X509Certificate| {
-            super::certificate::subject_key_id(&one.asn1).is_some_and(|id| id == authority_id)
-        };
-        held.x509_authorities.iter().find(named).is_none_or(|one| one.tainted)
+        super::certificate::is_tainted(&held, authority_id)
     }
 
     /// Signs with the current authority; the SVID ends no later than it does.

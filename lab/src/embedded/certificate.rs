@@ -1,6 +1,7 @@
 //! What the stand-in has to know about certificates in DER.
 
 use entente_bundle::text::hex;
+use entente_proto::spire::api::types as wire;
 use x509_parser::prelude::*;
 
 /// Subject key identifier as SPIRE prints it: lower-case hex. That is what names an authority.
@@ -10,6 +11,16 @@ pub(crate) fn subject_key_id(der: &[u8]) -> Option<String> {
         ParsedExtension::SubjectKeyIdentifier(id) => Some(hex(id.0)),
         _ => None,
     })
+}
+
+/// True for the authority of this name.
+pub(crate) fn is_named(authority: &wire::X509Certificate, id: &str) -> bool {
+    subject_key_id(&authority.asn1).is_some_and(|held| held == id)
+}
+
+/// True where the authority of this name is tainted or no longer in its bundle: what it signed has to be replaced.
+pub(crate) fn is_tainted(own: &wire::Bundle, id: &str) -> bool {
+    own.x509_authorities.iter().find(|one| is_named(one, id)).is_none_or(|one| one.tainted)
 }
 
 /// Authority key identifier: who signed this.

@@ -118,7 +118,7 @@ impl Plugins {
     }
 }
 
-/// Nothing is lost on the way to a plugin.
+/// Nothing is lost on the way to a plugin; there are no WIT keys to lose.
 fn plugin_bundle(bundle: api::Bundle) -> wire::Bundle {
     let x509 = bundle.x509_authorities.into_iter();
     let jwt = bundle.jwt_authorities.into_iter();

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::authority::SvidRequest;
 use super::core::Core;
-use super::unix_now;
+use super::{is_half_over, unix_now};
 
 /// How often it is looked at; SPIRE takes 5 s.
 const CHECK: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ impl Identity {
 /// Issues a new one at once.
 pub(crate) fn renew(core: &Core) -> anyhow::Result<()> {
     let key = KeyPair::generate()?;
-    let spiffe_id = format!("spiffe://{}/spire/server", core.trust_domain);
+    let spiffe_id = core.trust_domain.spire_server_id().to_string();
     let signed = core.authorities.sign(&SvidRequest {
         spiffe_id: spiffe_id.clone(),
         public_key: &key.subject_public_key_info(),
@@ -88,14 +88,10 @@ pub(crate) async fn keep_fresh(core: Arc<Core>) {
         if is_tainted {
             log.info("Server SVID signed using a tainted authority, forcing rotation of the Server SVID");
         }
-        if (is_tainted || is_half_over(&held, unix_now()))
+        if (is_tainted || is_half_over(held.not_before, held.not_after, unix_now()))
             && let Err(error) = renew(&core)
         {
             log.error_field(format!("{error:#}")).error("Could not rotate server SVID");
         }
     }
-}
-
-fn is_half_over(svid: &ServerSvid, now: i64) -> bool {
-    now >= svid.not_before + (svid.not_after - svid.not_before) / 2
 }

@@ -37,6 +37,8 @@ pub(crate) enum StoreError {
     Untainted { what: &'static str },
 }
 
+const NOT_FOUND: StoreError = StoreError::Missing { what: "datastore-sql: record not found" };
+
 impl StoreError {
     /// The status code that the error has before an API call decides otherwise.
     pub(crate) fn code(&self) -> Code {

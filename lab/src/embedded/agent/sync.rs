@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::keys;
 use super::view::{Identity, Svid, View};
 use crate::embedded::log::Log;
-use crate::embedded::{certificate, rfc3339, unix_now};
+use crate::embedded::{certificate, is_half_over, rfc3339, unix_now};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const PAGE_SIZE: i32 = 500;
@@ -155,9 +155,5 @@ fn is_same_svid(held: &wire::Entry, wanted: &wire::Entry) -> bool {
 
 /// Past half of its life, or signed by an authority that is tainted or gone.
 fn is_due(svid: &Svid, own: &wire::Bundle, now: i64) -> bool {
-    let signs = |one: &&wire::X509Certificate| {
-        certificate::subject_key_id(&one.asn1).is_some_and(|id| id == svid.authority_id)
-    };
-    let is_tainted = own.x509_authorities.iter().find(signs).is_none_or(|one| one.tainted);
-    is_tainted || now >= svid.not_before + (svid.not_after - svid.not_before) / 2
+    certificate::is_tainted(own, &svid.authority_id) || is_half_over(svid.not_before, svid.not_after, now)
 }

@@ -17,7 +17,7 @@ const ROTATION_CHECK: Duration = Duration::from_secs(10);
 /// Publishes at each append and revocation and every 30 s: one round at a time, all publishers at once in a round.
 pub(crate) async fn publish(core: Arc<Core>, plugins: Plugins) {
     let publishers = of_kind(&plugins, PluginKind::BundlePublisher);
-    let log = core.log.subsystem("bundle_publisher");
+    let log = core.log.subsystem("bundle_publishing");
     let mut bell = core.published.listener();
     let mut ticker = interval_at(Instant::now() + PUBLISH_INTERVAL, PUBLISH_INTERVAL);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);

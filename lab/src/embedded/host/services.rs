@@ -89,12 +89,7 @@ impl identityprovider::identity_provider_server::IdentityProvider for HostServic
             cert_chain: vec![svid.leaf.clone()],
             private_key: svid.key.to_vec(),
         };
-        let mut bundle = core.store.lock().own_bundle();
-        // Never filled here.
-        if let Some(bundle) = &mut bundle {
-            bundle.wit_authorities.clear();
-        }
-        let bundle = bundle.map(plugin_bundle);
+        let bundle = core.store.lock().own_bundle().map(plugin_bundle);
         Ok(Response::new(identityprovider::FetchX509IdentityResponse { identity: Some(identity), bundle }))
     }
 }

@@ -3,9 +3,9 @@
 use entente_bundle::TrustDomain;
 use entente_proto::spire::api::types as wire;
 
-use super::{Page, StoreError, Tables};
+use super::{NOT_FOUND, Page, StoreError, Tables};
+use crate::embedded::certificate::is_named;
 
-const NOT_FOUND: StoreError = StoreError::Missing { what: "datastore-sql: record not found" };
 const ROOT_CA: &str = "root CA";
 const KEY: &str = "key";
 
@@ -130,7 +130,7 @@ impl Tables {
         self.change_own(|bundle| {
             let none = StoreError::Missing { what: "no ca found with provided subject key ID" };
             let mut authorities = bundle.x509_authorities.iter_mut();
-            let found = authorities.find(|held| has_key_id(held, subject_key_id)).ok_or(none)?;
+            let found = authorities.find(|held| is_named(held, subject_key_id)).ok_or(none)?;
             if std::mem::replace(&mut found.tainted, true) {
                 return Err(StoreError::AlreadyTainted { what: ROOT_CA });
             }
@@ -142,11 +142,11 @@ impl Tables {
         self.change_own(|bundle| {
             let none = StoreError::Missing { what: "no root CA found with provided subject key ID" };
             let mut authorities = bundle.x509_authorities.iter();
-            let found = authorities.find(|held| has_key_id(held, subject_key_id)).ok_or(none)?;
+            let found = authorities.find(|held| is_named(held, subject_key_id)).ok_or(none)?;
             if !found.tainted {
                 return Err(StoreError::Untainted { what: ROOT_CA });
             }
-            bundle.x509_authorities.retain(|held| !has_key_id(held, subject_key_id));
+            bundle.x509_authorities.retain(|held| !is_named(held, subject_key_id));
             Ok(())
         })
     }
@@ -185,10 +185,6 @@ impl Tables {
         bundle.sequence_number += 1;
         Ok(self.bundles.replace(id, bundle)?)
     }
-}
-
-fn has_key_id(authority: &wire::X509Certificate, subject_key_id: &str) -> bool {
-    crate::embedded::certificate::subject_key_id(&authority.asn1).is_some_and(|held| held == subject_key_id)
 }
 
 fn add_missing<T: PartialEq>(held: &mut Vec<T>, offered: Vec<T>) {

@@ -3,9 +3,7 @@
 use entente_bundle::TrustDomain;
 use entente_proto::spire::api::types as wire;
 
-use super::{Page, StoreError, Tables};
-
-const NOT_FOUND: StoreError = StoreError::Missing { what: "datastore-sql: record not found" };
+use super::{NOT_FOUND, Page, StoreError, Tables};
 
 impl Tables {
     pub(crate) fn entry(&self, id: &str) -> Option<wire::Entry> {

@@ -30,7 +30,7 @@ async fn real_spire_behaves_as_these_tests_say() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// True when a person asked for it.
+/// True where the tests are to ask real SPIRE.
 pub(super) fn is_wanted() -> bool {
     std::env::var(VARIABLE).is_ok_and(|wanted| wanted == "real")
 }
