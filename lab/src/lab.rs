@@ -15,6 +15,7 @@ use crate::spire::embedded::EmbeddedSpire;
 use crate::spire::real::RealSpire;
 use crate::spire::{Kind, Spire, install};
 use crate::timeline::Timeline;
+use crate::warden;
 use crate::workloads::{HelloworldClient, HelloworldServer};
 
 /// What a person may choose.
@@ -70,12 +71,11 @@ impl Lab {
     pub async fn prepare(options: &Options, timeline: Timeline) -> anyhow::Result<Self> {
         let folder = match &options.dir {
             Some(dir) => {
-                let ended = layout::take_over(dir)?;
                 ensure_printable(dir)?;
-                if ended > 0 {
+                if let Some(ended) = layout::take_over(dir)? {
+                    let dir = dir.display();
                     timeline.say(&format!(
-                        "took over {} from a dead lab: ended {ended} of its processes",
-                        dir.display()
+                        "took over {dir} from a dead lab ({ended} of its processes still ran)"
                     ));
                 }
                 Folder::Given(dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?)
@@ -86,6 +86,7 @@ impl Lab {
             }
         };
         let products = Arc::new(Products::build_into(&folder.path().join("bin")).await?);
+        warden::post(&products.lab())?;
         let (spire, about) = choose_spire(options, &products).await?;
         timeline.say(&format!("{about}; everything lies in {}", folder.path().display()));
         let means = Means { products, spire: Arc::new(spire) };

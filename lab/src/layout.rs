@@ -171,15 +171,15 @@ impl Inventory {
 }
 
 /// Makes `lab` ready for a new lab: refuses a folder in use or one with other people's files, clears what a dead lab left.
-/// Answers how many processes of a dead lab had to be ended.
-pub fn take_over(lab: &Path) -> anyhow::Result<usize> {
+/// Answers how many processes of a dead lab had to be ended, if there was one.
+pub fn take_over(lab: &Path) -> anyhow::Result<Option<usize>> {
     std::fs::create_dir_all(lab).with_context(|| format!("cannot make {}", lab.display()))?;
     let Some(left) = Inventory::load(lab)? else {
         let mut entries = std::fs::read_dir(lab).with_context(|| format!("cannot read {}", lab.display()))?;
         if entries.next().is_some() {
             bail!("{} is not empty and holds no lab: choose another --dir", lab.display());
         }
-        return Ok(0);
+        return Ok(None);
     };
     if left.pid != std::process::id() && is_a_lab(left.pid) {
         bail!(
@@ -197,7 +197,7 @@ pub fn take_over(lab: &Path) -> anyhow::Result<usize> {
     }
     std::fs::remove_dir_all(lab).with_context(|| format!("cannot clear {}", lab.display()))?;
     std::fs::create_dir_all(lab).with_context(|| format!("cannot make {}", lab.display()))?;
-    Ok(strays.len())
+    Ok(Some(strays.len()))
 }
 
 fn is_a_lab(pid: u32) -> bool {
@@ -233,7 +233,7 @@ mod tests {
     fn a_dead_lab_is_taken_over() {
         let folder = tempfile::tempdir().expect("a folder");
         inventory(u32::MAX >> 1).save(folder.path()).expect("a write");
-        assert_eq!(take_over(folder.path()).expect("a take-over"), 0);
+        assert_eq!(take_over(folder.path()).expect("a take-over"), Some(0));
         assert!(Inventory::load(folder.path()).expect("a read").is_none());
     }
 

@@ -21,5 +21,6 @@ pub mod story;
 pub mod timeline;
 pub mod tls_probe;
 pub mod up;
+pub mod warden;
 pub mod web_certificate;
 pub mod workloads;

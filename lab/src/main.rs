@@ -11,7 +11,7 @@ use entente_lab::lab::{Lab, Options};
 use entente_lab::sabotage::Sabotage;
 use entente_lab::story::{self, Step};
 use entente_lab::timeline::Timeline;
-use entente_lab::up;
+use entente_lab::{up, warden};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Two SPIFFE trust domains on this machine, federated through Entente.
@@ -64,6 +64,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Kills what a lab leaves running.
+    #[command(hide = true)]
+    Warden,
 }
 
 #[tokio::main]
@@ -77,6 +80,7 @@ async fn main() -> ExitCode {
         }
         Command::EmbeddedAgent { config } => embedded::run_agent(config).await.map(|()| true),
         Command::EmbeddedExec { program, arguments } => Err(embedded::exec_with_parent(&program, &arguments)),
+        Command::Warden => warden::watch().map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
 use crate::log_file::LogFile;
+use crate::warden;
 
 /// What to start, and where its output goes.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ impl Launch {
             .spawn()
             .with_context(|| format!("cannot start {} ({})", self.name, self.program.display()))?;
         let pid = child.id().context("a process that was just started has no pid")?;
+        warden::tell(pid);
         Ok(Process {
             name: self.name.clone(),
             pid,
@@ -230,14 +232,22 @@ pub fn executable(pid: u32) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
+/// When a process was started, in ticks since boot: with its pid, a name that is never used again.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    fields_after_name(pid)?.get(19)?.parse().ok()
+}
+
 fn state_and_parent(pid: u32) -> Option<(char, u32)> {
+    let fields = fields_after_name(pid)?;
+    Some((fields.first()?.chars().next()?, fields.get(1)?.parse().ok()?))
+}
+
+/// The fields of `/proc/PID/stat` from the third on.
+fn fields_after_name(pid: u32) -> Option<Vec<String>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name stands in parentheses and may hold anything, parentheses included.
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let parent = fields.next()?.parse().ok()?;
-    Some((state, parent))
+    Some(rest.split_whitespace().map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 use crate::spire::PluginProgram;
 use crate::spire::install::hex;
@@ -64,9 +65,14 @@ impl Products {
     }
 }
 
-/// Builds what is not built yet; answers where the programs are. Where the sources are not at hand, or [`NO_BUILD`] is set, the
+/// Builds what is not built yet, once per process; answers where the programs are. Where the sources are not at hand, or [`NO_BUILD`] is set, the
 /// programs that lie beside this one are taken.
 pub async fn build() -> anyhow::Result<PathBuf> {
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    BUILT.get_or_try_init(build_now).await.cloned()
+}
+
+async fn build_now() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program lies")?;
     let beside = own.parent().context("this program lies in no folder")?;
     let is_test = beside.file_name().is_some_and(|name| name == "deps");

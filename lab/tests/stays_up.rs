@@ -58,7 +58,7 @@ async fn a_lab_that_is_up_has_its_folder_for_itself_and_leaves_nothing_running()
 }
 
 #[tokio::test]
-async fn a_lab_that_was_killed_is_taken_over_with_its_processes() {
+async fn a_lab_that_was_killed_leaves_nothing_running_and_its_folder_can_be_taken_over() {
     let _turn = support::turn().await;
     let folder = tempfile::Builder::new().prefix("lab-").tempdir().expect("a folder");
     let (dir, output) = (folder.path().join("d"), folder.path().join("output"));
@@ -68,18 +68,18 @@ async fn a_lab_that_was_killed_is_taken_over_with_its_processes() {
         .expect("it is up");
     let left = pids(&Inventory::load(&dir).expect("lab.json").expect("lab.json"));
     first.kill().await.expect("SIGKILL");
+    checks::eventually("what the dead lab left is gone", Duration::from_secs(20), async || {
+        let running = left.iter().filter(|pid| is_running(**pid)).count();
+        checks::ensure(running == 0, || format!("{running} processes still run"))
+    })
+    .await
+    .expect("its warden kills them");
 
     let output = folder.path().join("again");
     let mut second = up(&dir, &output).await;
-    checks::line_in(&LogFile::new(&output), Mark::default(), &["took over"], UP_WITHIN)
-        .await
-        .expect("it says so");
-    checks::line_in(&LogFile::new(&output), Mark::default(), &["stay until Ctrl-C"], UP_WITHIN)
-        .await
-        .expect("it is up");
-    for pid in left {
-        assert!(!is_running(pid), "process {pid} of the dead lab is still running");
-    }
+    let log = LogFile::new(&output);
+    checks::line_in(&log, Mark::default(), &["took over"], UP_WITHIN).await.expect("it says so");
+    checks::line_in(&log, Mark::default(), &["stay until Ctrl-C"], UP_WITHIN).await.expect("it is up");
     signal_pid(second.id().expect("a pid"), Signal::TERM).expect("a signal");
     let status = tokio::time::timeout(Duration::from_secs(30), second.wait()).await.expect("it ends in time");
     assert_eq!(status.expect("it ends").code(), Some(0));
