@@ -49,7 +49,7 @@ impl Identity {
                     let links = *hub.link_count().borrow();
                     return Some(("no_signer", hub.lenders.why_none(links).into()));
                 }
-                hub.lenders.recent_failure(now).map(|failure| ("no_signer", failure.to_string()))
+                hub.lenders.failing(now).map(|failure| ("no_signer", failure.to_string()))
             }
             Self::Workload(slot) if slot.current().is_none() => {
                 Some(("no_identity", "the Workload API has not issued an identity".into()))

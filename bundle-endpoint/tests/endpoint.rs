@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use entente_bundle::testing::{KeyKind, TestAuthority};
@@ -19,6 +20,7 @@ use support::client::{self, get, raw, spiffe_tls, web_tls};
 use support::endpoint::{Endpoint, KEYLESS, SERVER, published};
 use support::eventually;
 use support::plugin::{FakePlugin, Signing};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -128,7 +130,7 @@ async fn every_key_kind_that_spire_has_signs_keyless_and_tls_1_2_does_not() {
         })
         .await;
         let verifier = entente_bundle::tls::SvidVerifier::new(
-            std::sync::Arc::new(authority.bundle()),
+            Arc::new(authority.bundle()),
             entente_bundle::Authorizer::AnyInBundles,
         );
         let old = rustls::ClientConfig::builder_with_provider(entente_bundle::tls::provider())
@@ -137,7 +139,9 @@ async fn every_key_kind_that_spire_has_signs_keyless_and_tls_1_2_does_not() {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        assert!(get(endpoint.address(), old).await.is_err());
+        let error = get(endpoint.address(), old).await.unwrap_err();
+        assert!(error.to_string().contains("ProtocolVersion"), "{error}");
+        endpoint.counts("handshakes_total{listener=\"serve\",outcome=\"incompatible\"}", 1).await;
     }
 }
 
@@ -196,7 +200,7 @@ async fn when_the_plugin_goes_nobody_can_sign_and_when_it_returns_the_document_i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn under_its_own_workload_identity_it_needs_no_plugin_to_sign() {
-    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let dir = Arc::new(tempfile::tempdir().unwrap());
     let api = FakeWorkloadApi::start(dir.path().join("agent.sock")).unwrap();
     let serve = "profile = \"https_spiffe\"\nidentity = \"workload\"\n";
     let rest = "[workload_api]\nsocket = \"unix://DIR/agent.sock\"\n";
@@ -223,13 +227,26 @@ fn web_pair(name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
     (params.self_signed(&key).unwrap(), key)
 }
 
+/// A second listener with the pair of [`dir_with_web_pair`].
+const ALSO_WEB: &str = "[[also_serve]]\nlisten = \"127.0.0.1:0\"\nprofile = \"https_web\"\n\
+                        certificate_file = \"DIR/tls.crt\"\nprivate_key_file = \"DIR/tls.key\"\n";
+
+fn write_pair(dir: &TempDir, (certificate, key): &(rcgen::Certificate, rcgen::KeyPair)) {
+    std::fs::write(dir.path().join("tls.crt"), certificate.pem()).unwrap();
+    std::fs::write(dir.path().join("tls.key"), key.serialize_pem()).unwrap();
+}
+
+fn dir_with_web_pair() -> (Arc<TempDir>, rcgen::Certificate) {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let pair = web_pair("one.test");
+    write_pair(&dir, &pair);
+    (dir, pair.0)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn https_web_serves_files_over_tls_1_2_and_1_3_and_reloads_them() {
-    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
-    let write = |(certificate, key): &(rcgen::Certificate, rcgen::KeyPair)| {
-        std::fs::write(dir.path().join("tls.crt"), certificate.pem()).unwrap();
-        std::fs::write(dir.path().join("tls.key"), key.serialize_pem()).unwrap();
-    };
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let write = |pair| write_pair(&dir, pair);
     let (first, second) = (web_pair("one.test"), web_pair("two.test"));
     write(&first);
     let serve =
@@ -301,14 +318,37 @@ async fn garbage_and_half_open_handshakes_on_every_listener_end_and_leave_it_ser
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_plugin_that_hangs_takes_nothing_with_it_but_keyless_handshakes() {
+    let (dir, certificate) = dir_with_web_pair();
+    let endpoint = Endpoint::start_in(dir, KEYLESS, ALSO_WEB).await.unwrap();
+    let (authority, plugin) = published(&endpoint).await;
+    plugin.signs(Signing::Silent);
+    let (address, tls) = (endpoint.address(), spiffe_tls(&authority.bundle(), SERVER));
+    let knocking: Vec<_> = (0..200).map(|_| tokio::spawn(get(address, tls.clone()))).collect();
+    eventually("handshakes wait", || async {
+        (!plugin.sign_requests.lock().unwrap().is_empty()).then_some(())
+    })
+    .await;
+    let before = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(endpoint.admin("/live").await.status, 200);
+        assert_eq!(get(endpoint.bound.public[1], web_tls(certificate.der())).await.unwrap().status, 200);
+    }
+    assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
+    for one in knocking {
+        assert!(one.await.unwrap().is_err());
+    }
+    assert!(plugin.sign_requests.lock().unwrap().len() < 80, "most are turned away without a wait");
+    assert_eq!(endpoint.unready_because().await, ["no_signer"]);
+    plugin.lend(&authority.svid("/spire/server").build()).await;
+    eventually("it signs again", || async { get(address, tls.clone()).await.ok() }).await;
+    endpoint.is_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn several_listeners_serve_the_same_document() {
-    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
-    let (certificate, key) = web_pair("one.test");
-    std::fs::write(dir.path().join("tls.crt"), certificate.pem()).unwrap();
-    std::fs::write(dir.path().join("tls.key"), key.serialize_pem()).unwrap();
-    let rest = "[[also_serve]]\nlisten = \"127.0.0.1:0\"\nprofile = \"https_web\"\n\
-                certificate_file = \"DIR/tls.crt\"\nprivate_key_file = \"DIR/tls.key\"\n";
-    let endpoint = Endpoint::start_in(dir, KEYLESS, rest).await.unwrap();
+    let (dir, certificate) = dir_with_web_pair();
+    let endpoint = Endpoint::start_in(dir, KEYLESS, ALSO_WEB).await.unwrap();
     let (authority, _plugin) = published(&endpoint).await;
     let keyless = get(endpoint.address(), spiffe_tls(&authority.bundle(), SERVER)).await.unwrap();
     let web = get(endpoint.bound.public[1], web_tls(certificate.der())).await.unwrap();

@@ -21,6 +21,10 @@ use crate::metrics::Metrics;
 /// How long a failed signature counts against readiness; without an end, a pod that gets no traffic would never be ready again.
 const FAILURE_COUNTS_FOR_SECONDS: u64 = 30;
 
+/// While signatures are made, failures between them are no reason to be taken out of service: a stranger who asks for more
+/// than the plugin signs in a second could have that done to us.
+const SUCCESS_COUNTS_FOR_SECONDS: u64 = 5;
+
 /// Why a lent certificate chain was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LentError {
@@ -57,11 +61,38 @@ pub(crate) struct Lenders {
     health: Arc<SignHealth>,
 }
 
-/// When the last signature failed, and why.
+/// When the last signatures were made and failed, Unix seconds, and why they failed.
 #[derive(Debug, Default)]
 struct SignHealth {
+    succeeded_at: AtomicU64,
+    /// 0 when the last one was made.
     failed_at: AtomicU64,
     failure: Mutex<Option<SignError>>,
+}
+
+impl SignHealth {
+    fn note(&self, failure: Option<&SignError>) {
+        let now = crate::time::unix_now().as_secs();
+        match failure {
+            None => {
+                self.succeeded_at.store(now, Ordering::Relaxed);
+                self.failed_at.store(0, Ordering::Relaxed);
+            }
+            Some(failure) => {
+                *crate::lock(&self.failure) = Some(failure.clone());
+                self.failed_at.store(now, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn failing(&self, now: UnixTime) -> Option<SignError> {
+        let since = |at: &AtomicU64| now.as_secs().saturating_sub(at.load(Ordering::Relaxed));
+        let failed = self.failed_at.load(Ordering::Relaxed) != 0;
+        let counts = failed
+            && since(&self.failed_at) < FAILURE_COUNTS_FOR_SECONDS
+            && since(&self.succeeded_at) >= SUCCESS_COUNTS_FOR_SECONDS;
+        if counts { crate::lock(&self.failure).clone() } else { None }
+    }
 }
 
 impl LentIdentity {
@@ -144,11 +175,9 @@ impl Lenders {
         }
     }
 
-    /// The last signature, if it failed lately.
-    pub(crate) fn recent_failure(&self, now: UnixTime) -> Option<SignError> {
-        let failed_at = self.health.failed_at.load(Ordering::Relaxed);
-        let recent = failed_at != 0 && now.as_secs().saturating_sub(failed_at) < FAILURE_COUNTS_FOR_SECONDS;
-        if recent { crate::lock(&self.health.failure).clone() } else { None }
+    /// Why no signature was made lately, if some were asked for.
+    pub(crate) fn failing(&self, now: UnixTime) -> Option<SignError> {
+        self.health.failing(now)
     }
 }
 
@@ -193,17 +222,8 @@ impl Signer for RemoteSigner {
         let RemoteKey { leaf_sha256, queue, health, metrics, .. } = &self.key;
         let result = queue.sign(*leaf_sha256, self.scheme, message);
         metrics.sign_request(result.as_ref().map_or_else(SignError::reason, |_| "ok"));
-        match result {
-            Ok(signature) => {
-                health.failed_at.store(0, Ordering::Relaxed);
-                Ok(signature)
-            }
-            Err(error) => {
-                *crate::lock(&health.failure) = Some(error.clone());
-                health.failed_at.store(crate::time::unix_now().as_secs(), Ordering::Relaxed);
-                Err(rustls::Error::Other(OtherError(Arc::new(error))))
-            }
-        }
+        health.note(result.as_ref().err());
+        result.map_err(|error| rustls::Error::Other(OtherError(Arc::new(error))))
     }
 
     fn scheme(&self) -> SignatureScheme {
@@ -226,5 +246,29 @@ fn schemes_of(leaf: &X509Certificate<'_>) -> Option<&'static [SignatureScheme]> 
         },
         PublicKey::RSA(_) => Some(RSA),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn later(seconds: u64) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(crate::time::unix_now().as_secs() + seconds))
+    }
+
+    #[test]
+    fn a_failure_counts_for_a_while_and_not_between_signatures_that_are_made() {
+        let health = SignHealth::default();
+        assert_eq!(health.failing(later(0)), None);
+        health.note(Some(&SignError::LinkLost));
+        assert_eq!(health.failing(later(1)), Some(SignError::LinkLost));
+        assert_eq!(health.failing(later(FAILURE_COUNTS_FOR_SECONDS + 1)), None);
+        health.note(None);
+        health.note(Some(&SignError::LinkLost));
+        assert_eq!(health.failing(later(1)), None);
+        assert_eq!(health.failing(later(SUCCESS_COUNTS_FOR_SECONDS + 1)), Some(SignError::LinkLost));
     }
 }

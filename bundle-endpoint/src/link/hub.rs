@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use entente_bundle::{Bundle, TrustDomain};
 use tokio::sync::watch;
 
+use super::signing::SignPlaces;
 use super::{Held, HeldTable, OfferTable};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::{Lenders, LentIdentity};
@@ -44,6 +45,7 @@ pub(crate) struct Hub {
     pub(crate) held: HeldTable,
     pub(crate) offers: OfferTable,
     pub(crate) lenders: Arc<Lenders>,
+    pub(crate) sign_places: Arc<SignPlaces>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +77,7 @@ impl Hub {
             held: HeldTable::default(),
             offers: OfferTable::new(),
             lenders: Arc::default(),
+            sign_places: Arc::default(),
         })
     }
 

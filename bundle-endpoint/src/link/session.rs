@@ -148,7 +148,7 @@ impl Session {
             lends: None,
         };
         info!(plugin_version = info.plugin_version, "plugin linked");
-        let (queue, requests) = SignQueue::new();
+        let (queue, requests) = SignQueue::new(Arc::clone(&self.hub.sign_places));
         let linked = Linked { id: self.hub.open(info), hub: Arc::clone(&self.hub), queue };
         let writer = Writer { hub: Arc::clone(&self.hub), sender: self.sender.clone() };
         let writer = AbortOnDropHandle::new(tokio::spawn(writer.run(requests)));

@@ -1,7 +1,7 @@
 //! Asks a linked plugin for handshake signatures and waits for the answer. The key never comes here.
 //!
-//! rustls signs synchronously, so a handshake waits on its thread. The number of waiting ones is bounded and each wait ends
-//! soon, so that a plugin that hangs cannot take the process with it.
+//! rustls signs synchronously, so a handshake waits on its thread, and the runtime makes another one meanwhile. Waits are
+//! bounded in time and in number, of one link and of all, so that a plugin that hangs cannot take the process with it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,20 +12,36 @@ use std::time::Duration;
 use entente_proto::link::v1::SignRequest;
 use rustls::SignatureScheme;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// How long a handshake waits for its signature.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Handshakes of one link that wait for a signature at the same time. Each occupies a thread while it waits; a plugin
-/// that answers keeps this near zero.
-const MAX_WAITING: usize = 128;
+/// Handshakes of one link that wait for a signature at the same time. A plugin that answers keeps this near zero.
+const MAX_WAITING: usize = 64;
+
+/// The same while the last one waited in vain: enough to find out that the plugin answers again.
+const MAX_PROBING: usize = 4;
+
+/// The same of all links together: half of the threads that the runtime makes at most (512), because the rest of the process
+/// needs some too.
+const MAX_WAITING_OF_ALL: usize = 256;
+
+/// Places for handshakes that wait, shared by all links.
+#[derive(Debug)]
+pub(crate) struct SignPlaces(Semaphore);
+
+impl Default for SignPlaces {
+    fn default() -> Self {
+        Self(Semaphore::new(MAX_WAITING_OF_ALL))
+    }
+}
 
 /// Why no signature was made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SignError {
     /// Too many wait already: the plugin is slow or silent.
-    #[error("{waiting} handshakes wait for the plugin's signature already")]
+    #[error("too many handshakes wait for signatures already, {waiting} of them for this plugin's")]
     Busy { waiting: usize },
     /// The link ended meanwhile.
     #[error("the link to the plugin ended before it signed")]
@@ -62,9 +78,11 @@ pub(crate) struct SignQueue {
     requests: mpsc::Sender<SignRequest>,
     waiting: Mutex<Waiting>,
     waiting_count: AtomicUsize,
+    places: Arc<SignPlaces>,
     last_id: AtomicU64,
     timeout: Duration,
-    suspect: AtomicBool,
+    /// The last one waited in vain.
+    silent: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -75,19 +93,20 @@ struct Waiting {
 
 impl SignQueue {
     /// The receiver belongs to the task that writes to the link.
-    pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<SignRequest>) {
-        Self::with_timeout(SIGN_TIMEOUT)
+    pub(crate) fn new(places: Arc<SignPlaces>) -> (Arc<Self>, mpsc::Receiver<SignRequest>) {
+        Self::with_timeout(places, SIGN_TIMEOUT)
     }
 
-    fn with_timeout(timeout: Duration) -> (Arc<Self>, mpsc::Receiver<SignRequest>) {
+    fn with_timeout(places: Arc<SignPlaces>, timeout: Duration) -> (Arc<Self>, mpsc::Receiver<SignRequest>) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING);
         let queue = Self {
             requests,
             waiting: Mutex::default(),
             waiting_count: AtomicUsize::new(0),
+            places,
             last_id: AtomicU64::new(0),
             timeout,
-            suspect: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
         };
         (Arc::new(queue), receiver)
     }
@@ -104,20 +123,26 @@ impl SignQueue {
             return Err(SignError::WrongRuntime);
         }
         let waiting = self.waiting_count.fetch_add(1, Ordering::Relaxed);
-        let result = if waiting >= MAX_WAITING {
-            Err(SignError::Busy { waiting })
-        } else {
-            self.ask(leaf_sha256, scheme, content)
+        let result = match self.places.0.try_acquire() {
+            Ok(_place) if waiting < self.most_waiting() => self.ask(leaf_sha256, scheme, content),
+            Ok(_) | Err(_) => Err(SignError::Busy { waiting }),
         };
         self.waiting_count.fetch_sub(1, Ordering::Relaxed);
-        let silent = matches!(result, Err(SignError::Busy { .. } | SignError::TimedOut { .. }));
-        self.suspect.store(silent, Ordering::Relaxed);
+        match result {
+            Err(SignError::TimedOut { .. }) => self.silent.store(true, Ordering::Relaxed),
+            Ok(_) | Err(SignError::Refused { .. }) => self.silent.store(false, Ordering::Relaxed),
+            Err(SignError::Busy { .. } | SignError::LinkLost | SignError::WrongRuntime) => {}
+        }
         result
     }
 
-    /// True while the last request was not answered: where another link can sign, that one is the better choice.
+    fn most_waiting(&self) -> usize {
+        if self.silent.load(Ordering::Relaxed) { MAX_PROBING } else { MAX_WAITING }
+    }
+
+    /// True while the plugin is silent or has too much to do: where another link can sign, that one is the better choice.
     pub(crate) fn is_suspect(&self) -> bool {
-        self.suspect.load(Ordering::Relaxed)
+        self.silent.load(Ordering::Relaxed) || self.waiting_count.load(Ordering::Relaxed) >= MAX_WAITING
     }
 
     fn ask(
@@ -184,6 +209,10 @@ mod tests {
 
     const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 
+    fn queue() -> (Arc<SignQueue>, mpsc::Receiver<SignRequest>) {
+        SignQueue::new(Arc::default())
+    }
+
     async fn sign(queue: &Arc<SignQueue>) -> Result<Vec<u8>, SignError> {
         let queue = Arc::clone(queue);
         tokio::spawn(async move { queue.sign([7; 32], SCHEME, b"content") }).await.unwrap()
@@ -191,20 +220,57 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_silent_plugin_costs_a_handshake_its_timeout_and_leaves_nothing_behind() {
-        let (queue, _requests) = SignQueue::with_timeout(Duration::from_millis(20));
+        let (queue, _requests) = SignQueue::with_timeout(Arc::default(), Duration::from_millis(20));
         assert!(matches!(sign(&queue).await, Err(SignError::TimedOut { .. })));
         assert!(crate::lock(&queue.waiting).answers.is_empty());
         assert_eq!(queue.waiting_count.load(Ordering::Relaxed), 0);
         assert!(queue.is_suspect());
     }
 
+    fn waits(queue: &Arc<SignQueue>) -> tokio::task::JoinHandle<Result<Vec<u8>, SignError>> {
+        let queue = Arc::clone(queue);
+        tokio::spawn(async move { sign(&queue).await })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_silent_plugin_is_only_probed_until_it_answers() {
+        let (queue, mut requests) = queue();
+        queue.silent.store(true, Ordering::Relaxed);
+        let mut probes = Vec::new();
+        for _ in 0..MAX_PROBING {
+            probes.push(waits(&queue));
+            requests.recv().await.unwrap();
+        }
+        assert_eq!(sign(&queue).await, Err(SignError::Busy { waiting: MAX_PROBING }));
+        assert!(queue.is_suspect());
+        queue.answer(1, Ok(vec![1]));
+        assert_eq!(probes.remove(0).await.unwrap(), Ok(vec![1]));
+        assert!(!queue.is_suspect());
+        probes.extend([waits(&queue), waits(&queue)]);
+        requests.recv().await.unwrap();
+        requests.recv().await.unwrap();
+        queue.close();
+        for probe in probes {
+            assert_eq!(probe.await.unwrap(), Err(SignError::LinkLost));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn all_links_together_have_so_many_places() {
+        let places = Arc::new(SignPlaces(Semaphore::new(1)));
+        let (one, mut requests) = SignQueue::new(Arc::clone(&places));
+        let (two, _requests) = SignQueue::new(places);
+        let waiting = waits(&one);
+        requests.recv().await.unwrap();
+        assert_eq!(sign(&two).await, Err(SignError::Busy { waiting: 0 }));
+        one.close();
+        assert_eq!(waiting.await.unwrap(), Err(SignError::LinkLost));
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_link_that_ends_tells_whoever_waits() {
-        let (queue, mut requests) = SignQueue::new();
-        let waiting = tokio::spawn({
-            let queue = Arc::clone(&queue);
-            async move { sign(&queue).await }
-        });
+        let (queue, mut requests) = queue();
+        let waiting = waits(&queue);
         requests.recv().await.unwrap();
         queue.close();
         assert_eq!(waiting.await.unwrap(), Err(SignError::LinkLost));
@@ -213,7 +279,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_refusal_carries_the_plugins_reason_and_a_signature_arrives() {
-        let (queue, mut requests) = SignQueue::new();
+        let (queue, mut requests) = queue();
         let plugin = tokio::spawn({
             let queue = Arc::clone(&queue);
             async move {
@@ -231,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_single_threaded_runtime_is_refused_rather_than_blocked() {
-        let (queue, _requests) = SignQueue::new();
+        let (queue, _requests) = queue();
         assert_eq!(queue.sign([0; 32], SCHEME, b""), Err(SignError::WrongRuntime));
     }
 }
