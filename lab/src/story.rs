@@ -118,7 +118,7 @@ async fn tell_steps(lab: &mut Lab, steps: &[Step], sabotage: Option<Sabotage>) -
 /// Resident memory of plugins and endpoints, against their limits.
 ///
 /// An unoptimised program is several times larger than what anybody deploys, so of such a build the mapped program file itself
-/// is shown but not counted. With `cargo run --release` everything counts.
+/// is shown but not counted. `cargo lab` builds optimised ones, where everything counts.
 pub fn check_memory(lab: &Lab) -> anyhow::Result<String> {
     let counts_all = !cfg!(debug_assertions);
     let mut parts = Vec::new();
