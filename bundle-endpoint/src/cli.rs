@@ -176,5 +176,8 @@ fn print(text: &[u8]) -> std::io::Result<()> {
 /// A runtime for one short command.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Ended> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    Ok(runtime.block_on(work))
+    let done = runtime.block_on(work);
+    // Whatever else still waits, for instance for a name server, is not waited for.
+    runtime.shutdown_background();
+    Ok(done)
 }

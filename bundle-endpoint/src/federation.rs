@@ -6,6 +6,7 @@ mod dial;
 pub mod error;
 pub mod refresher;
 pub mod relationship;
+mod resolve;
 pub(crate) mod table;
 pub mod url;
 pub mod web;

@@ -1,6 +1,7 @@
 //! `bundle-endpoint serve`: configuration, logging, runtime, signals.
 
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,10 +29,13 @@ pub(super) fn run(args: &ServeArgs, log: &LogArgs) -> Ended {
     raise_file_limit();
     let workers = available_parallelism().map_or(LEAST_WORKERS, |n| n.get().max(LEAST_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
-    let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
         Err(error) => return failed(error),
     };
+    let served = runtime.block_on(serve(config));
+    // A name server or a file system that is silent holds a thread; the end does not wait for it.
+    runtime.shutdown_timeout(Duration::from_secs(1));
     match served {
         Ok(()) => Ended::Well,
         Err(error) => failed(format!("{error:#}")),

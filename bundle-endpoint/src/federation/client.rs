@@ -16,9 +16,10 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body;
-use super::dial::{self, Dialled, Neighbourhood, Reach};
+use super::dial::{self, Dialled};
 use super::error::FetchError;
 use super::relationship::EndpointProfile;
+use super::resolve::{Neighbourhood, Reach, Resolver};
 use super::url::EndpointUrl;
 use super::web::SystemRoots;
 
@@ -70,12 +71,13 @@ pub struct Fetched {
 pub struct FetchClient {
     limits: FetchLimits,
     system_roots: Arc<SystemRoots>,
+    resolver: Resolver,
 }
 
 impl FetchClient {
     /// A client with these bounds.
     pub fn new(limits: FetchLimits) -> Self {
-        Self { limits, system_roots: Arc::default() }
+        Self { limits, system_roots: Arc::default(), resolver: Resolver::default() }
     }
 
     /// One fetch. `bundles` is asked once, at the start, for the bundle that authenticates an `https_spiffe` endpoint.
@@ -103,7 +105,7 @@ impl FetchClient {
         let mut reach = Reach::Anywhere;
         let mut redirects = 0;
         loop {
-            let (response, connection) = get(&url, &request.profile, &tls, reach).await?;
+            let (response, connection) = self.get(&url, &request.profile, &tls, reach).await?;
             if reach == Reach::Anywhere {
                 reach = Reach::OutsideOr(connection.home);
             }
@@ -126,6 +128,35 @@ impl FetchClient {
         }
     }
 
+    async fn get(
+        &self,
+        url: &EndpointUrl,
+        profile: &EndpointProfile,
+        tls: &Arc<ClientConfig>,
+        reach: Reach,
+    ) -> Result<(Response<Incoming>, Connection), FetchError> {
+        let Dialled { stream, address, presented } =
+            dial::dial(url, profile, tls, &self.resolver, reach).await?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let io = TokioIo::new(stream);
+        let home = Neighbourhood::of(address.ip());
+        // A connection that breaks fails the request on it, which is where the error is wanted.
+        if is_http2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            let max = u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX);
+            let (mut sender, connection) = builder.max_header_list_size(max).handshake(io).await?;
+            let driver = tokio::spawn(async move { drop(connection.await) });
+            let connection = Connection { presented, home, _driver: AbortOnDropHandle::new(driver) };
+            Ok((sender.send_request(question(url, true)).await?, connection))
+        } else {
+            let mut builder = http1::Builder::new();
+            let (mut sender, connection) = builder.max_buf_size(MAX_HEADER_BYTES).handshake(io).await?;
+            let driver = tokio::spawn(async move { drop(connection.await) });
+            let connection = Connection { presented, home, _driver: AbortOnDropHandle::new(driver) };
+            Ok((sender.send_request(question(url, false)).await?, connection))
+        }
+    }
+
     async fn document_of(&self, response: Response<Incoming>) -> Result<Vec<u8>, FetchError> {
         let (head, body) = response.into_parts();
         // Only 200 is the document: a 203 or 206 is somebody else's or a part of it.
@@ -142,33 +173,6 @@ struct Connection {
     presented: Option<SpiffeId>,
     home: Neighbourhood,
     _driver: AbortOnDropHandle<()>,
-}
-
-async fn get(
-    url: &EndpointUrl,
-    profile: &EndpointProfile,
-    tls: &Arc<ClientConfig>,
-    reach: Reach,
-) -> Result<(Response<Incoming>, Connection), FetchError> {
-    let Dialled { stream, address, presented } = dial::dial(url, profile, tls, reach).await?;
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let io = TokioIo::new(stream);
-    let home = Neighbourhood::of(address.ip());
-    // A connection that breaks fails the request on it, which is where the error is wanted.
-    if is_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        let max = u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX);
-        let (mut sender, connection) = builder.max_header_list_size(max).handshake(io).await?;
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        let connection = Connection { presented, home, _driver: AbortOnDropHandle::new(driver) };
-        Ok((sender.send_request(question(url, true)).await?, connection))
-    } else {
-        let mut builder = http1::Builder::new();
-        let (mut sender, connection) = builder.max_buf_size(MAX_HEADER_BYTES).handshake(io).await?;
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        let connection = Connection { presented, home, _driver: AbortOnDropHandle::new(driver) };
-        Ok((sender.send_request(question(url, false)).await?, connection))
-    }
 }
 
 fn question(url: &EndpointUrl, is_http2: bool) -> Request<Empty<Bytes>> {

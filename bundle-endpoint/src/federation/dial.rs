@@ -1,7 +1,7 @@
 //! From a URL to an authenticated TLS connection. No proxies, whatever the environment says.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::FetchError;
 use super::relationship::EndpointProfile;
+use super::resolve::{Reach, Resolver};
 use super::url::EndpointUrl;
 use super::web::{self, SvidInsteadOfWeb, SystemRoots};
 
@@ -74,58 +75,15 @@ pub(crate) async fn tls_for(
     Ok(Arc::new(config))
 }
 
-/// Where a redirect may lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// The operator's own URL may name any address.
-    Anywhere,
-    /// A redirect's target: only outside, or where the configured URL was already.
-    OutsideOr(Neighbourhood),
-}
-
-/// Which kind of address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Neighbourhood {
-    /// This machine.
-    Loopback,
-    /// This network segment, where cloud metadata services are too.
-    LinkLocal,
-    /// Everywhere else.
-    Outside,
-}
-
-impl Neighbourhood {
-    pub(crate) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) if v4.is_loopback() || v4.is_unspecified() => Self::Loopback,
-            IpAddr::V4(v4) if v4.is_link_local() => Self::LinkLocal,
-            IpAddr::V6(v6) if v6.is_loopback() || v6.is_unspecified() => Self::Loopback,
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => Self::LinkLocal,
-            // The metadata address of one large cloud is not link-local in IPv6.
-            IpAddr::V6(v6) if v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => Self::LinkLocal,
-            IpAddr::V4(_) | IpAddr::V6(_) => Self::Outside,
-        }
-    }
-}
-
-impl Reach {
-    fn allows(self, address: IpAddr) -> bool {
-        let there = Neighbourhood::of(address);
-        match self {
-            Self::Anywhere => true,
-            Self::OutsideOr(home) => there == Neighbourhood::Outside || there == home,
-        }
-    }
-}
-
 /// Connects and proves the endpoint.
 pub(crate) async fn dial(
     url: &EndpointUrl,
     profile: &EndpointProfile,
     tls: &Arc<ClientConfig>,
+    resolver: &Resolver,
     reach: Reach,
 ) -> Result<Dialled, FetchError> {
-    let connecting = timeout(CONNECT_TIMEOUT, connect(url, reach)).await;
+    let connecting = timeout(CONNECT_TIMEOUT, connect(url, resolver, reach)).await;
     let elapsed = |stage, after| FetchError::Timeout { stage, after };
     let (tcp, address) = connecting.map_err(|_| elapsed("connecting", CONNECT_TIMEOUT))??;
     let connector = TlsConnector::from(Arc::clone(tls));
@@ -141,31 +99,28 @@ pub(crate) async fn dial(
     Ok(Dialled { stream, address, presented })
 }
 
-async fn connect(url: &EndpointUrl, reach: Reach) -> Result<(TcpStream, SocketAddr), FetchError> {
-    let unresolved = |source| FetchError::Resolve { host: url.host().to_owned(), source };
-    let found: Vec<SocketAddr> = match url.ip() {
-        Some(ip) => vec![SocketAddr::new(ip, url.port())],
-        None => tokio::net::lookup_host((url.host(), url.port())).await.map_err(unresolved)?.collect(),
-    };
-    let found_any = !found.is_empty();
-    let allowed: Vec<_> = found.into_iter().filter(|address| reach.allows(address.ip())).collect();
-    if allowed.is_empty() && found_any {
-        return Err(FetchError::RedirectInwards { url: url.to_string() });
-    }
+async fn connect(
+    url: &EndpointUrl,
+    resolver: &Resolver,
+    reach: Reach,
+) -> Result<(TcpStream, SocketAddr), FetchError> {
+    let addresses = resolver.addresses(url, reach).await?;
     // Several addresses share the time, so that one that swallows packets does not hide the next.
-    let share = CONNECT_TIMEOUT / u32::try_from(allowed.len().max(1)).unwrap_or(u32::MAX);
-    let mut last = unresolved(io::ErrorKind::NotFound.into());
-    for address in allowed {
+    let share = CONNECT_TIMEOUT / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut last = None;
+    for address in addresses {
         match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 return Ok((stream, address));
             }
-            Ok(Err(source)) => last = FetchError::Connect { address, source },
-            Err(_) => last = FetchError::Connect { address, source: io::ErrorKind::TimedOut.into() },
+            Ok(Err(source)) => last = Some(FetchError::Connect { address, source }),
+            Err(_) => last = Some(FetchError::Connect { address, source: io::ErrorKind::TimedOut.into() }),
         }
     }
-    Err(last)
+    let nowhere =
+        || FetchError::Resolve { host: url.host().to_owned(), source: io::ErrorKind::NotFound.into() };
+    Err(last.unwrap_or_else(nowhere))
 }
 
 // What a failed handshake says about the endpoint.
@@ -196,40 +151,5 @@ fn svid_refusal(source: SvidError, expected: &SpiffeId) -> FetchError {
         }
         (_, None) if source.presented().is_none() => FetchError::Svid { source, hint: Some(TRY_WEB) },
         _ => FetchError::Svid { source, hint: None },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reach(home: &str) -> Reach {
-        Reach::OutsideOr(Neighbourhood::of(home.parse().unwrap()))
-    }
-
-    #[test]
-    fn a_redirect_does_not_lead_inwards() {
-        let inwards = [
-            "127.0.0.1",
-            "0.0.0.0",
-            "::1",
-            "::",
-            "169.254.169.254",
-            "fe80::1",
-            "::ffff:127.0.0.1",
-            "fd00:ec2::254",
-        ];
-        for address in inwards {
-            assert!(!reach("198.51.100.7").allows(address.parse().unwrap()), "{address}");
-        }
-        assert!(reach("198.51.100.7").allows("203.0.113.9".parse().unwrap()));
-        assert!(reach("198.51.100.7").allows("10.0.0.1".parse().unwrap()));
-    }
-
-    #[test]
-    fn where_the_configured_url_was_already_a_redirect_may_stay() {
-        assert!(reach("127.0.0.1").allows("::1".parse().unwrap()));
-        assert!(!reach("127.0.0.1").allows("169.254.169.254".parse().unwrap()));
-        assert!(Reach::Anywhere.allows("169.254.169.254".parse().unwrap()));
     }
 }
