@@ -61,7 +61,7 @@ pub enum FetchError {
         source: UrlError,
     },
     /// A redirect that leads into our own network.
-    #[error("the endpoint redirects to {url}, which is on this machine's own network")]
+    #[error("the endpoint redirects to {url}, which is on this machine or on a private network")]
     RedirectInwards {
         /// Where to.
         url: String,

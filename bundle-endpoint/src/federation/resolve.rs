@@ -1,7 +1,7 @@
 //! From a URL's host to addresses: which of them may be dialled, and how many threads may wait for a name server.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -31,6 +31,8 @@ pub(crate) enum Neighbourhood {
     LinkLocal,
     /// Everywhere else.
     Outside,
+    /// A network that the rest of the world cannot reach: what listens there may rely on that.
+    Private,
 }
 
 /// Looks names up, as the system does.
@@ -42,13 +44,20 @@ impl Neighbourhood {
         match address.to_canonical() {
             IpAddr::V4(v4) if v4.is_loopback() || v4.is_unspecified() => Self::Loopback,
             IpAddr::V4(v4) if v4.is_link_local() => Self::LinkLocal,
+            IpAddr::V4(v4) if v4.is_private() || is_shared(v4) => Self::Private,
             IpAddr::V6(v6) if v6.is_loopback() || v6.is_unspecified() => Self::Loopback,
             IpAddr::V6(v6) if v6.is_unicast_link_local() => Self::LinkLocal,
             // The metadata address of one large cloud is not link-local in IPv6.
             IpAddr::V6(v6) if v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => Self::LinkLocal,
+            IpAddr::V6(v6) if v6.is_unique_local() => Self::Private,
             IpAddr::V4(_) | IpAddr::V6(_) => Self::Outside,
         }
     }
+}
+
+// 100.64.0.0/10 (RFC 6598).
+fn is_shared(address: Ipv4Addr) -> bool {
+    matches!(address.octets(), [100, 64..=127, ..])
 }
 
 impl Reach {
@@ -119,18 +128,26 @@ mod tests {
             "fe80::1",
             "::ffff:127.0.0.1",
             "fd00:ec2::254",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "fd12::1",
         ];
         for address in inwards {
             assert!(!reach("198.51.100.7").allows(address.parse().unwrap()), "{address}");
         }
         assert!(reach("198.51.100.7").allows("203.0.113.9".parse().unwrap()));
-        assert!(reach("198.51.100.7").allows("10.0.0.1".parse().unwrap()));
+        assert!(reach("198.51.100.7").allows("100.128.0.1".parse().unwrap()));
+        assert!(reach("198.51.100.7").allows("2001:db8::1".parse().unwrap()));
     }
 
     #[test]
     fn where_the_configured_url_was_already_a_redirect_may_stay() {
         assert!(reach("127.0.0.1").allows("::1".parse().unwrap()));
+        assert!(reach("10.0.0.1").allows("192.168.1.1".parse().unwrap()));
         assert!(!reach("127.0.0.1").allows("169.254.169.254".parse().unwrap()));
+        assert!(!reach("10.0.0.1").allows("127.0.0.1".parse().unwrap()));
         assert!(Reach::Anywhere.allows("169.254.169.254".parse().unwrap()));
     }
 
