@@ -12,6 +12,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, Sig
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tracing::{debug, warn};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use super::error::FetchError;
 
@@ -43,7 +45,9 @@ impl SystemRoots {
             warn!(%error, "system authorities not all readable");
         }
         let mut roots = RootCertStore::empty();
-        let (_, ignored) = roots.add_parsable_certificates(found.certs);
+        let now = UnixTime::now();
+        let current = found.certs.into_iter().filter(|authority| is_current(authority, now));
+        let (_, ignored) = roots.add_parsable_certificates(current);
         if roots.is_empty() {
             return Err(FetchError::WebRoots { detail: "the system has none".into() });
         }
@@ -54,18 +58,34 @@ impl SystemRoots {
     }
 }
 
-/// Exactly the certificates of a PEM text.
-pub(crate) fn roots_from_pem(pem: &str) -> Result<Arc<RootCertStore>, FetchError> {
+/// Exactly the certificates of a PEM text, less those whose time is over.
+fn roots_from_pem(pem: &str, now: UnixTime) -> Result<Arc<RootCertStore>, FetchError> {
     let refused = |detail: String| FetchError::WebRoots { detail };
     let mut roots = RootCertStore::empty();
+    let mut any = false;
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| refused(format!("not pem: {error}")))?;
-        roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+        any = true;
+        if is_current(&certificate, now) {
+            roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+        }
     }
-    if roots.is_empty() {
-        return Err(refused("the pem text holds no certificate".into()));
+    match (any, roots.is_empty()) {
+        (false, _) => Err(refused("the pem text holds no certificate".into())),
+        (true, true) => Err(refused("no certificate of the pem text is valid now".into())),
+        (true, false) => Ok(Arc::new(roots)),
     }
-    Ok(Arc::new(roots))
+}
+
+// webpki takes an authority as a name and a key, and does not look at its validity. What cannot be read is left for it to
+// refuse.
+fn is_current(authority: &CertificateDer<'_>, now: UnixTime) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(authority) else {
+        return true;
+    };
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = parsed.validity();
+    (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now)
 }
 
 /// TLS for one `https_web` fetch.
@@ -75,7 +95,7 @@ pub(crate) async fn client_config(
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, FetchError> {
     let roots = match ca_certificates {
-        Some(pem) => roots_from_pem(pem)?,
+        Some(pem) => roots_from_pem(pem, UnixTime::now())?,
         None => system.load().await?,
     };
     let unusable = |detail: String| FetchError::WebRoots { detail };
@@ -142,5 +162,29 @@ impl ServerCertVerifier for WebVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn pem(from: i32, to: i32) -> String {
+        let mut params = CertificateParams::new(vec!["b.test".into()]).unwrap();
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn an_authority_outside_its_validity_is_not_trusted() {
+        let roots = |pem: &str| roots_from_pem(pem, UnixTime::now());
+        let (over, good, to_come) = (pem(2001, 2002), pem(2001, 4000), pem(3999, 4000));
+        for pem in ["", "no pem", &over, &to_come] {
+            assert!(matches!(roots(pem), Err(FetchError::WebRoots { .. })), "{pem}");
+        }
+        assert_eq!(roots(&format!("{over}{good}{to_come}")).unwrap().len(), 1);
     }
 }
