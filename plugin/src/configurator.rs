@@ -8,7 +8,6 @@ use entente_proto::spire::service::common::config::v1::{
     ConfigureRequest, ConfigureResponse, CoreConfiguration, ValidateRequest, ValidateResponse,
 };
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use tracing::{debug, info};
 
@@ -24,13 +23,12 @@ use crate::{counters, files, identity, link, watcher};
 pub(crate) struct Configurator {
     shared: Arc<Shared>,
     is_started: Arc<AtomicBool>,
-    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Configurator {
     pub(crate) fn new(shared: Arc<Shared>, stop: CancellationToken) -> Self {
-        Self { shared, is_started: Arc::default(), tasks: TaskTracker::new(), stop }
+        Self { shared, is_started: Arc::default(), stop }
     }
 
     fn configure(&self, request: &ConfigureRequest) -> Result<(), Status> {
@@ -68,7 +66,7 @@ impl Configurator {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.spawn(supervised(name, self.stop.clone(), work));
+        tokio::spawn(supervised(name, self.stop.clone(), work));
     }
 }
 
