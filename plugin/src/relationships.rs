@@ -49,8 +49,9 @@ pub(crate) enum Unsigned {
     Refuse,
 }
 
-/// What SPIRE Server says about its own relationships.
-pub(crate) type SpireRelationships = BTreeMap<TrustDomain, SpireRelationship>;
+/// What SPIRE Server says about its own relationships. `None` where it has one that cannot be read here: still its own, so that
+/// nobody else becomes a second writer.
+pub(crate) type SpireRelationships = BTreeMap<TrustDomain, Option<SpireRelationship>>;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,13 +73,19 @@ pub(crate) enum SpireRelationshipError {
     Url { text: String, reason: &'static str },
 }
 
-/// Reads what the Server API lists.
+/// Whose relationship it is that the Server API lists.
+pub(crate) fn name_from_spire(
+    message: &types::FederationRelationship,
+) -> Result<TrustDomain, SpireRelationshipError> {
+    let text = &message.trust_domain;
+    TrustDomain::from_name_or_id(text)
+        .map_err(|source| SpireRelationshipError::TrustDomain { text: text.clone(), source })
+}
+
+/// Reads the rest of it.
 pub(crate) fn from_spire(
     message: &types::FederationRelationship,
-) -> Result<(TrustDomain, SpireRelationship), SpireRelationshipError> {
-    let text = &message.trust_domain;
-    let trust_domain = TrustDomain::from_name_or_id(text)
-        .map_err(|source| SpireRelationshipError::TrustDomain { text: text.clone(), source })?;
+) -> Result<SpireRelationship, SpireRelationshipError> {
     let url = &message.bundle_endpoint_url;
     check_url(url).map_err(|reason| SpireRelationshipError::Url { text: url.clone(), reason })?;
     let profile = match &message.bundle_endpoint_profile {
@@ -93,7 +100,7 @@ pub(crate) fn from_spire(
         }
         None => return Err(SpireRelationshipError::Profile),
     };
-    Ok((trust_domain, SpireRelationship { bundle_endpoint_url: url.clone(), profile }))
+    Ok(SpireRelationship { bundle_endpoint_url: url.clone(), profile })
 }
 
 /// The relationship for one trust domain, if there is any. SPIRE's own wins, so that it stays the only writer.
@@ -108,6 +115,10 @@ pub(crate) fn of(
     let declared = config.federates_with.get(trust_domain);
     let Some(own) = spire.get(trust_domain) else {
         return declared.cloned();
+    };
+    let Some(own) = own else {
+        // How to reach the endpoint is then only known where the block tells it, too.
+        return declared.map(|declared| FederationRelationship { mode: Mode::Assisted, ..declared.clone() });
     };
     let profile = match (&own.profile, declared.map(|declared| &declared.profile)) {
         // SPIRE knows no private web authority; the block may name one.
@@ -208,7 +219,8 @@ mod tests {
 
     fn spire(trust_domain: &str) -> SpireRelationships {
         let profile = BundleEndpointProfile::HttpsWeb(types::HttpsWebProfile {});
-        SpireRelationships::from([from_spire(&of_spire(trust_domain, Some(profile))).unwrap()])
+        let read = from_spire(&of_spire(trust_domain, Some(profile))).unwrap();
+        SpireRelationships::from([(name(trust_domain), Some(read))])
     }
 
     #[test]
@@ -216,6 +228,14 @@ mod tests {
         let (config, spire) = (config(), spire("managed.test"));
         let one = of(&name("managed.test"), &config, &spire).unwrap();
         assert_eq!((one.mode, one.bundle_endpoint_url.as_str()), (Mode::Assisted, "https://spire.test/x"));
+    }
+
+    #[test]
+    fn one_of_spires_own_that_cannot_be_read_is_never_managed_either() {
+        let spire = SpireRelationships::from([(name("managed.test"), None), (name("third.test"), None)]);
+        let one = of(&name("managed.test"), &config(), &spire).unwrap();
+        assert_eq!((one.mode, one.bundle_endpoint_url.as_str()), (Mode::Assisted, "https://managed.test"));
+        assert_eq!(of(&name("third.test"), &config(), &spire), None);
     }
 
     #[test]

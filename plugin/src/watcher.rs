@@ -75,7 +75,7 @@ async fn look(shared: &Shared, told: &mut Told) -> Result<(), ApiError> {
     let api = shared.connections.api(&config.server_socket);
     let generation = shared.held.generation();
     let bundles = api.federated_bundles().await?;
-    let spire = list_relationships(&api, &mut told.repeats).await?;
+    let spire = list_relationships(shared, &api, &mut told.repeats).await?;
     tell_conflicts(&config, &spire, &mut told.repeats);
     shared.spire_relationships.send_if_modified(|known| {
         let is_changed = known.as_deref() != Some(&spire);
@@ -95,33 +95,40 @@ async fn look(shared: &Shared, told: &mut Told) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A server whose policy hides its relationships is one without any, as far as we can know.
-async fn list_relationships(api: &ServerApi, repeats: &mut Repeats) -> Result<SpireRelationships, ApiError> {
+/// A server whose policy hides its relationships from the start is one without any, as far as we can know. One that listed some
+/// before still has them: forgetting those would make us a second writer.
+async fn list_relationships(
+    shared: &Shared,
+    api: &ServerApi,
+    repeats: &mut Repeats,
+) -> Result<SpireRelationships, ApiError> {
     let listed = match api.federation_relationships().await {
         Err(error) if matches!(error.code(), Some(Code::PermissionDenied | Code::Unimplemented)) => {
             if repeats.is_new("relationships", "hidden") {
                 warn!(error = chain(&error), "spire server hides its federation relationships");
             }
-            return Ok(SpireRelationships::new());
+            return Ok(shared.spire_relationships.borrow().as_deref().cloned().unwrap_or_default());
         }
         listed => listed?,
     };
+    repeats.over("relationships");
     let mut known = SpireRelationships::new();
     for message in &listed {
-        match relationships::from_spire(message) {
-            Ok((name, relationship)) => {
-                known.insert(name, relationship);
+        let name = relationships::name_from_spire(message);
+        let read = name.and_then(|name| {
+            let read = relationships::from_spire(message);
+            known.insert(name, read.as_ref().ok().cloned());
+            read
+        });
+        let trust_domain = &message.trust_domain;
+        let subject = format!("relationship {trust_domain}");
+        match read {
+            Ok(_) => repeats.over(&subject),
+            Err(error) if repeats.is_new(&subject, &error.to_string()) => {
+                let error = chain(&error);
+                warn!(trust_domain, error, "federation relationship of spire cannot be watched");
             }
-            Err(error) => {
-                let trust_domain = &message.trust_domain;
-                if repeats.is_new(&format!("relationship {trust_domain}"), &error.to_string()) {
-                    warn!(
-                        trust_domain,
-                        error = chain(&error),
-                        "federation relationship of spire cannot be watched"
-                    );
-                }
-            }
+            Err(_) => {}
         }
     }
     Ok(known)

@@ -327,6 +327,23 @@ async fn a_relationship_of_spires_own_is_only_ever_assisted() {
 }
 
 #[tokio::test]
+async fn a_relationship_of_spires_own_that_cannot_be_read_or_was_hidden_since_is_not_written_to_either() {
+    let federated = Federated::with_store(&block(FOREIGN, ""), |store| {
+        store.relate(FOREIGN, None);
+        store.open().relationships.get_mut(FOREIGN).unwrap().bundle_endpoint_profile = None;
+    })
+    .await;
+    let all = federated.endpoint.wait_relationships(|all| !all.is_empty()).await;
+    assert_eq!(all[0].mode(), Mode::Assisted);
+    federated.plugin.launched.logs.wait_for("federation relationship of spire cannot be watched").await;
+    assert_eq!(federated.offer(&federated.bundle(1)).await.0, Outcome::Failed);
+    federated.spire.store.open().relationships_hidden = true;
+    federated.plugin.launched.logs.wait_for("spire server hides its federation relationships").await;
+    assert_eq!(federated.offer(&federated.bundle(2)).await.0, Outcome::Failed);
+    assert!(federated.spire.store.open().sets.is_empty(), "never two writers");
+}
+
+#[tokio::test]
 async fn an_undeclared_relationship_of_spires_is_assisted() {
     let foreign = TestAuthority::new(FOREIGN).bundle();
     let federated = Federated::with_store("", |store| store.relate(FOREIGN, Some(&foreign))).await;

@@ -42,6 +42,8 @@ pub struct State {
     pub refreshed: BTreeMap<String, Bundle>,
     /// Trust domains whose endpoint does not finish its answer.
     pub hanging: BTreeSet<String>,
+    /// A policy hides the relationships.
+    pub relationships_hidden: bool,
     /// Item status of the next sets.
     pub set_fails: Option<types::Status>,
     /// Sets are acknowledged and dropped.
@@ -241,6 +243,9 @@ impl TrustDomainService for Store {
         &self,
         _: Request<ListFederationRelationshipsRequest>,
     ) -> Result<Response<ListFederationRelationshipsResponse>, Status> {
+        if self.open().relationships_hidden {
+            return Err(Status::permission_denied("authorization denied for method"));
+        }
         let federation_relationships = self.open().relationships.values().cloned().collect();
         let next_page_token = String::new();
         Ok(Response::new(ListFederationRelationshipsResponse { federation_relationships, next_page_token }))
