@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use entente_bundle::freshness::{self, Freshness};
 use entente_bundle::{Bundle, TrustDomain};
@@ -20,10 +21,13 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use crate::counters::Counter;
 use crate::hclog::chain;
-use crate::relationships::Mode;
+use crate::relationships::{self, Mode};
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
 use crate::state::Shared;
+
+/// Shortest time from one offer of a trust domain to its next: each costs SPIRE a call, or a fetch.
+const PACE: Duration = Duration::from_millis(250);
 
 /// Where answers to the endpoint go.
 pub(crate) type Replies = mpsc::Sender<link::PluginMessage>;
@@ -133,7 +137,7 @@ impl Federation {
     pub(crate) fn offer(self: &Arc<Self>, message: link::OfferedBundle, replies: Replies) {
         let Ok(trust_domain) = TrustDomain::new(&message.trust_domain) else {
             let name = message.trust_domain.chars().take(80).collect();
-            self.refuse(&message, Refusal::Name { name }, &replies);
+            self.turn_away(&message, Verdict::Refused(Refusal::Name { name }), &replies);
             return;
         };
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,9 +147,9 @@ impl Federation {
             return;
         }
         // What nobody declared takes no task and no memory.
-        if let Some(refusal) = self.inadmissible(&trust_domain) {
+        if let Some(verdict) = self.inadmissible(&trust_domain) {
             drop(slots);
-            self.refuse(&offer.message, refusal, &offer.replies);
+            self.turn_away(&offer.message, verdict, &offer.replies);
             return;
         }
         slots.insert(trust_domain.clone(), None);
@@ -154,24 +158,23 @@ impl Federation {
         tokio::spawn(self.clone().work(trust_domain, offer).instrument(span));
     }
 
-    fn inadmissible(&self, trust_domain: &TrustDomain) -> Option<Refusal> {
-        let config = self.shared.config()?;
+    fn inadmissible(&self, trust_domain: &TrustDomain) -> Option<Verdict> {
+        let known = self.shared.config().zip(self.shared.spire_relationships.borrow().clone());
+        let Some((config, spire)) = known else {
+            return Some(Verdict::Failed(Failure::NotKnown));
+        };
         if *trust_domain == config.trust_domain {
-            return Some(Refusal::Own);
+            return Some(Verdict::Refused(Refusal::Own));
         }
-        let spire = self.shared.spire_relationships.borrow().clone();
-        // Until SPIRE's own relationships are known, this may be one of them.
-        let is_known = config.federates_with.contains_key(trust_domain)
-            || spire.is_none_or(|spire| spire.contains_key(trust_domain));
-        (!is_known).then(|| Refusal::Undeclared { trust_domain: trust_domain.clone() })
+        let is_declared = relationships::of(trust_domain, &config, &spire).is_some();
+        (!is_declared).then(|| Verdict::Refused(Refusal::Undeclared { trust_domain: trust_domain.clone() }))
     }
 
-    fn refuse(&self, message: &link::OfferedBundle, refusal: Refusal, replies: &Replies) {
+    fn turn_away(&self, message: &link::OfferedBundle, verdict: Verdict, replies: &Replies) {
         // One subject for all strangers: the endpoint chooses their names.
-        let reply = self.tell("undeclared", message, &Verdict::Refused(refusal));
-        if replies.try_send(reply).is_err() {
-            debug!("outcome of an offer is lost because the link is busy or gone");
-        }
+        let reply = self.tell("undeclared", message, &verdict);
+        // Nobody waits where the endpoint does not read: it offers again when it hears nothing.
+        let _ = replies.try_send(reply);
     }
 
     async fn work(self: Arc<Self>, trust_domain: TrustDomain, mut offer: Offer) {
@@ -182,6 +185,7 @@ impl Federation {
             let reply = self.tell(trust_domain.as_str(), &offer.message, &verdict);
             // A link that is gone offers again when it is back.
             let _ = offer.replies.send(reply).await;
+            tokio::time::sleep(PACE).await;
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             match slots.get_mut(&trust_domain).and_then(Option::take) {
                 Some(newer) => offer = newer,
@@ -197,22 +201,7 @@ impl Federation {
     fn tell(&self, subject: &str, offer: &link::OfferedBundle, verdict: &Verdict) -> link::PluginMessage {
         self.shared.counters.add(Counter::Offers { outcome: verdict.word() });
         let reason = verdict.reason();
-        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
-        let trust_domain: String = offer.trust_domain.chars().take(255).collect();
-        match verdict {
-            Verdict::Set | Verdict::Unchanged => {
-                repeats.over(subject);
-                debug!(outcome = verdict.word(), "offered bundle handled");
-            }
-            _ if !repeats.is_new(subject, &reason) => {
-                debug!(trust_domain, reason, "offered bundle not set again")
-            }
-            Verdict::Refused(Refusal::Conflict { .. }) => {
-                error!(trust_domain, reason, "offered bundle refused")
-            }
-            Verdict::Refused(_) => warn!(trust_domain, reason, "offered bundle refused"),
-            Verdict::Failed(_) => warn!(trust_domain, reason, "offered bundle could not be set"),
-        }
+        self.log(subject, offer, verdict, &reason);
         let outcome = link::OfferOutcome {
             trust_domain: offer.trust_domain.clone(),
             offer_id: offer.offer_id,
@@ -220,6 +209,40 @@ impl Federation {
             reason,
         };
         link::PluginMessage { message: Some(link::plugin_message::Message::OfferOutcome(outcome)) }
+    }
+
+    fn log(&self, subject: &str, offer: &link::OfferedBundle, verdict: &Verdict, reason: &str) {
+        let lines = &self.shared.endpoint_lines;
+        let trust_domain: String = offer.trust_domain.chars().take(255).collect();
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(verdict, Verdict::Set | Verdict::Unchanged) {
+            repeats.over(subject);
+        }
+        match verdict {
+            Verdict::Set | Verdict::Unchanged => {
+                if lines.may_detail() {
+                    debug!(trust_domain, outcome = verdict.word(), "offered bundle handled");
+                }
+            }
+            // What is held back now counts as not told, and so is told later.
+            _ if repeats.is_repeat(subject, reason) || !lines.may_warn() => {
+                if lines.may_detail() {
+                    debug!(trust_domain, reason, "offered bundle not set again");
+                }
+            }
+            Verdict::Refused(refusal) => {
+                repeats.is_new(subject, reason);
+                if matches!(refusal, Refusal::Conflict { .. }) {
+                    error!(trust_domain, reason, "offered bundle refused");
+                } else {
+                    warn!(trust_domain, reason, "offered bundle refused");
+                }
+            }
+            Verdict::Failed(_) => {
+                repeats.is_new(subject, reason);
+                warn!(trust_domain, reason, "offered bundle could not be set");
+            }
+        }
     }
 }
 
@@ -272,12 +295,13 @@ impl Worker<'_> {
                 return Ok(Verdict::Refused(Refusal::Stale { trust_domain, held, offered }));
             }
         }
-        api.set_federated_bundle(self.trust_domain, types::Bundle::from(offered)).await?;
-        // The relationship may have ended while SPIRE wrote.
+        let set = api.set_federated_bundle(self.trust_domain, types::Bundle::from(offered)).await;
+        // The relationship may have ended while SPIRE wrote, and what failed here may have been written all the same.
         if self.shared.relationship(self.trust_domain).is_none() {
             self.shared.removals.add(self.trust_domain.clone());
             self.shared.look_wanted.notify_one();
         }
+        set?;
         let kept = self.held(api).await?;
         let is_kept = kept.is_some_and(|kept| {
             kept.same_authorities(offered)

@@ -8,7 +8,7 @@
 //! | `identity`, `signing` | who is SPIRE Server, and what may be signed in its name? |
 //! | `server_api`, `watcher`, `held`, `relationships` | what does SPIRE Server hold, and with whom does it federate? |
 //! | `federation`, `removal` | which foreign bundle goes in, and which one out? |
-//! | `link` | what does the bundle endpoint have to know? |
+//! | `link`, `rate_limit` | what does the bundle endpoint have to know, and how much may it ask for? |
 
 pub mod arguments;
 mod broker;
@@ -28,6 +28,7 @@ pub mod install;
 mod link;
 mod own_bundle;
 mod publisher;
+mod rate_limit;
 mod relationships;
 mod removal;
 mod repeats;

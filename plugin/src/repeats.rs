@@ -10,9 +10,14 @@ const MAX_SUBJECTS: usize = 20_000;
 pub(crate) struct Repeats(BTreeMap<String, String>);
 
 impl Repeats {
-    /// True when `case` is not what was last told of `subject`.
+    /// True when `case` is what was last told of `subject`.
+    pub(crate) fn is_repeat(&self, subject: &str, case: &str) -> bool {
+        self.0.get(subject).is_some_and(|last| last == case)
+    }
+
+    /// True when `case` is not what was last told of `subject`; from now on it is.
     pub(crate) fn is_new(&mut self, subject: &str, case: &str) -> bool {
-        if self.0.get(subject).is_some_and(|last| last == case) {
+        if self.is_repeat(subject, case) {
             return false;
         }
         if self.0.len() >= MAX_SUBJECTS {

@@ -4,11 +4,13 @@
 //! because the same key is SPIRE Server's own towards its agents.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use rustls::SignatureScheme;
 use rustls::sign::SigningKey;
+
+use crate::rate_limit::RateLimit;
 
 /// RFC 8446 4.4.3: what stands before the transcript hash in the content that a server signs.
 const CONTEXT: &[u8] = b"TLS 1.3, server CertificateVerify\0";
@@ -89,6 +91,11 @@ pub(crate) struct SigningRequest<'a> {
     pub(crate) content: &'a [u8],
 }
 
+/// The bound on signatures, for all links together.
+pub(crate) fn rate_limit(now: Instant) -> RateLimit {
+    RateLimit::new(RATE, BURST, now)
+}
+
 /// Signs if every rule agrees. `keys` are the current and the previous one.
 pub(crate) fn sign(
     request: &SigningRequest<'_>,
@@ -123,34 +130,6 @@ fn is_server_certificate_verify(content: &[u8]) -> bool {
     };
     let hash = rest.strip_prefix(CONTEXT);
     padding.iter().all(|&byte| byte == b' ') && hash.is_some_and(|hash| HASH_LENGTHS.contains(&hash.len()))
-}
-
-/// A token bucket.
-#[derive(Debug)]
-pub(crate) struct RateLimit(Mutex<Bucket>);
-
-#[derive(Debug)]
-struct Bucket {
-    tokens: f64,
-    filled_at: Instant,
-}
-
-impl RateLimit {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self(Mutex::new(Bucket { tokens: BURST, filled_at: now }))
-    }
-
-    fn allows(&self, now: Instant) -> bool {
-        let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = now.checked_duration_since(bucket.filled_at).unwrap_or(Duration::ZERO);
-        bucket.tokens = (bucket.tokens + passed.as_secs_f64() * RATE).min(BURST);
-        bucket.filled_at = bucket.filled_at.max(now);
-        if bucket.tokens < 1.0 {
-            return false;
-        }
-        bucket.tokens -= 1.0;
-        true
-    }
 }
 
 #[cfg(test)]

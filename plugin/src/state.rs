@@ -14,9 +14,10 @@ use crate::handshake::Role;
 use crate::held::Held;
 use crate::identity::Identities;
 use crate::own_bundle::OwnBundle;
+use crate::rate_limit::{EndpointLines, RateLimit};
 use crate::relationships::{self, FederationRelationship, SpireRelationships};
 use crate::server_api::Connections;
-use crate::signing::RateLimit;
+use crate::signing;
 
 /// Everything that outlives a single call.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     /// Asks for a look at what SPIRE holds at once.
     pub(crate) look_wanted: Notify,
     pub(crate) signing_limit: RateLimit,
+    pub(crate) endpoint_lines: EndpointLines,
     pub(crate) counters: Counters,
 }
 
@@ -55,7 +57,8 @@ impl Shared {
             spire_relationships: watch::Sender::new(None),
             removals: Removals::default(),
             look_wanted: Notify::new(),
-            signing_limit: RateLimit::new(Instant::now()),
+            signing_limit: signing::rate_limit(Instant::now()),
+            endpoint_lines: EndpointLines::new(Instant::now()),
             counters: Counters::default(),
         })
     }

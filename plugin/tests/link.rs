@@ -226,6 +226,33 @@ async fn a_flood_of_signing_requests_is_bounded() {
 }
 
 #[tokio::test]
+async fn an_endpoint_cannot_flood_the_log() {
+    let (plugin, folder) = configured("serve_as_server = true").await;
+    let endpoint = FakeEndpoint::start(&folder.join("link.sock"));
+    let _spire = FakeSpire::start(&folder.join("api.sock"));
+    endpoint.wait_relationships(|_| true).await;
+    let authority = TestAuthority::new(OWN);
+    let chain = plugin.lent.lend(&authority, own_bundle(&authority, 1));
+    wait_for_chain(&endpoint, &chain).await;
+    for number in 0..500 {
+        endpoint.offer(&format!("stranger{number}.test"), None).await;
+        endpoint.sign(&sha256(&chain[0]), P256, b"anything else").await;
+        endpoint.say(FromEndpoint::Hello(EndpointHello::default())).await;
+    }
+    endpoint.sign(&[], P256, &[]).await;
+    let logs = &plugin.launched.logs;
+    for message in ["offered bundle refused", "signature refused"] {
+        assert!(!logs.with_message(message).is_empty(), "{message} is told");
+    }
+    let lines = logs.all().len();
+    assert!(lines < 400, "{lines} lines for 1500 messages");
+    until("refusals are counted", || {
+        plugin.lent.counted().iter().any(|request| request.key == ["entente", "offers"])
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn relationships_wait_until_spire_has_said_what_it_holds() {
     let block = "federates_with \"a.test\" { bundle_endpoint_url = \"https://a.test\" follow_redirects = true \
                  bundle_endpoint_profile \"https_web\" {} }";

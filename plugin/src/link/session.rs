@@ -193,7 +193,9 @@ impl Reader<'_> {
 
     /// A newer endpoint may say what we do not know; that is no reason to hang up.
     fn refuse(&self, reason: &'static str) {
-        debug!(reason, "message of the endpoint makes no sense here");
+        if self.shared.endpoint_lines.may_detail() {
+            debug!(reason, "message of the endpoint makes no sense here");
+        }
         self.shared.counters.add(Counter::LinkMessagesRefused { reason });
     }
 
@@ -228,10 +230,15 @@ impl Reader<'_> {
         } else {
             Err(Refusal::SwitchedOff)
         };
+        let lines = &self.shared.endpoint_lines;
         signed.inspect_err(|refusal| match refusal {
             // Only somebody who is up to no good, or a defect, asks for these.
-            Refusal::Content | Refusal::Scheme { .. } => warn!(%refusal, "signature refused"),
-            _ => debug!(%refusal, "signature refused"),
+            Refusal::Content | Refusal::Scheme { .. } if lines.may_warn() => {
+                warn!(%refusal, "signature refused");
+            }
+            Refusal::Content | Refusal::Scheme { .. } => {}
+            _ if lines.may_detail() => debug!(%refusal, "signature refused"),
+            _ => {}
         })
     }
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use entente_bundle::testing::{KeyKind, TestAuthority};
 use rustls_pki_types::PrivateKeyDer;
 use sha2::{Digest, Sha256};
@@ -24,7 +26,7 @@ fn ask(
     let request =
         SigningRequest { certificate_sha256: &leaf, signature_scheme: u16::from(scheme).into(), content };
     let now = Instant::now();
-    sign(&request, keys, &RateLimit::new(now), now)
+    sign(&request, keys, &rate_limit(now), now)
 }
 
 const P256: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
@@ -92,7 +94,7 @@ fn a_scheme_that_does_not_fit_the_key_is_refused() {
     };
     let now = Instant::now();
     assert_eq!(
-        sign(&request, std::slice::from_ref(&ec), &RateLimit::new(now), now),
+        sign(&request, std::slice::from_ref(&ec), &rate_limit(now), now),
         Err(Refusal::Scheme { scheme: 0x1_0403 })
     );
 }
@@ -114,7 +116,7 @@ fn every_kind_of_server_key_signs_with_its_schemes() {
 #[test]
 fn the_rate_is_bounded_and_recovers() {
     let start = Instant::now();
-    let limit = RateLimit::new(start);
+    let limit = rate_limit(start);
     let granted = |at: Duration, tries: usize| (0..tries).filter(|_| limit.allows(start + at)).count();
     assert_eq!(granted(Duration::ZERO, 5000), 2000);
     assert_eq!(granted(Duration::from_millis(500), 5000), 500);
