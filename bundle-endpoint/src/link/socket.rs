@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use std::time::Duration;
 
 use entente_proto::link::v1::link_server::LinkServer;
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
@@ -39,6 +39,9 @@ const MAX_LINKS: usize = 64;
 
 /// Connections of peers that are only told why they may not link.
 const MAX_REFUSED: usize = 4;
+
+/// Streams of one connection; a plugin needs one.
+const MAX_STREAMS: u32 = 4;
 
 /// A whole state of ten thousand relationships is a few MiB.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -141,6 +144,7 @@ impl LinkSocket {
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .max_concurrent_streams(MAX_STREAMS)
             .add_service(service)
             .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.clone().cancelled_owned());
         let accepting = stop.run_until_cancelled(self.accept(hub, sender));
@@ -166,6 +170,7 @@ impl LinkSocket {
                     }
                 }
                 Err(error) => {
+                    door.hub.metrics.link_refusal("accept_failed");
                     if let Some(suppressed) = door.throttle.pass() {
                         error!(%error, suppressed, "link socket cannot accept");
                     }
@@ -244,19 +249,27 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     if !found.file_type().is_socket() {
         return Err(SocketError::NotASocket { path: path.to_owned() });
     }
-    match StdUnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(system)
-        }
-        Err(error) => Err(system(error)),
-        Ok(_) => Err(SocketError::InUse { path: path.to_owned() }),
+    match knock(path) {
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(system),
+        // With its queue full it hangs, but it is there.
+        Ok(()) | Err(Errno::AGAIN) => Err(SocketError::InUse { path: path.to_owned() }),
+        Err(error) => Err(system(error.into())),
     }
 }
 
-// The mode is set between bind and listen, when nobody can connect yet: there is no moment at which others could.
-fn private_socket(path: &Path) -> Result<OwnedFd, rustix::io::Errno> {
+// Without waiting: the one that listens may be stopped.
+fn knock(path: &Path) -> Result<(), Errno> {
+    rustix::net::connect(unix_socket()?, &SocketAddrUnix::new(path)?)
+}
+
+fn unix_socket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+// The mode is set between bind and listen, when nobody can connect yet: there is no moment at which others could.
+fn private_socket(path: &Path) -> Result<OwnedFd, Errno> {
+    let socket = unix_socket()?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)?;
     rustix::net::listen(&socket, 128)?;
