@@ -26,6 +26,7 @@ use crate::handler::BundleHandler;
 use crate::identity::files::CertificateFiles;
 use crate::identity::{self, Identity};
 use crate::link::{Hub, LinkSocket};
+use crate::logging::chain;
 use crate::metrics::Metrics;
 use crate::published::{self, PublishedWatch};
 use crate::serve::{self, Listener, Tls, Transport};
@@ -302,7 +303,7 @@ impl Parts {
         let (hub, stop) = (Arc::clone(&self.hub), self.stop.clone());
         self.tasks.spawn(async move {
             if let Err(error) = link.serve(hub, stop).await {
-                error!(error = &error as &dyn std::error::Error, "link listener failed");
+                error!(error = chain(&error), "link listener failed");
             }
             "link listener"
         });

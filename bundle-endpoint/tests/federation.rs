@@ -296,6 +296,21 @@ async fn an_endpoint_of_another_domain_is_authenticated_with_that_domains_bundle
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_endpoint_with_an_id_of_our_own_domain_is_authenticated_with_our_own_bundle() {
+    let (_endpoint, mut plugin) = linked(PATIENT).await;
+    let (served, ours) = (TestAuthority::new("b.test"), TestAuthority::new("a.test"));
+    let says = Says::Document(document::render(&served.bundle_with(Some(4), None)));
+    let foreign = Foreign::new(&ours.svid("/spire/server").build(), says).await;
+    plugin.holds("a.test", Some(&ours.bundle())).await;
+    let relationship = entente_proto::link::v1::Relationship {
+        trust_domain: "b.test".into(),
+        ..spiffe("a.test", &foreign.url())
+    };
+    plugin.relationships(vec![relationship]).await;
+    assert_eq!(plugin.next_offer().await.trust_domain, "b.test");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_empty_bundle_is_news_and_is_offered() {
     let (_endpoint, mut plugin) = linked(PATIENT).await;
     let authority = TestAuthority::new("b.test");

@@ -89,7 +89,7 @@ async fn whoever_does_not_begin_with_a_hello_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_bundle_of_another_domain_or_a_broken_one_changes_nothing() {
+async fn a_bundle_of_another_domain_a_broken_or_an_empty_one_changes_nothing() {
     let endpoint = Endpoint::keyless().await;
     let authority = TestAuthority::new("a.test");
     let plugin = FakePlugin::link(&endpoint.link_socket()).await;
@@ -106,6 +106,9 @@ async fn a_bundle_of_another_domain_or_a_broken_one_changes_nothing() {
     };
     plugin.say(Message::OwnBundle(OwnBundle { bundle: Some(broken) })).await;
     endpoint.counts("link_refusals_total{reason=\"malformed\"}", 1).await;
+    let empty = WireBundle { trust_domain: "a.test".into(), sequence_number: Some(9), ..Default::default() };
+    plugin.say(Message::OwnBundle(OwnBundle { bundle: Some(empty) })).await;
+    endpoint.counts("link_refusals_total{reason=\"empty\"}", 1).await;
     assert_eq!(sequence_number(&endpoint).await, Some(3));
 
     // The link goes on.
@@ -134,8 +137,6 @@ async fn the_own_trust_domain_as_foreign_is_refused_and_the_others_are_kept() {
     endpoint.counts("link_refusals_total{reason=\"malformed\"}", 1).await;
     eventually("one relationship", || endpoint.relationship("b.test")).await;
     assert_eq!(endpoint.status().await.relationships.len(), 1);
-    plugin.holds("a.test", None).await;
-    endpoint.counts("link_refusals_total{reason=\"own_trust_domain\"}", 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -198,6 +199,15 @@ async fn a_socket_in_use_a_file_in_the_way_and_a_missing_folder_stop_the_start()
     assert!(refusal(start().await).contains("is no socket"));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
     std::fs::remove_file(&path).unwrap();
+
+    // One that is stopped, with its queue full of those who dialled it: nobody answers, and a new one must not wait for it.
+    let stopped =
+        rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&stopped, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&stopped, 0).unwrap();
+    let _queued = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    assert!(refusal(start().await).contains("another process listens"));
+    drop(stopped);
 
     let first = start().await.unwrap();
     assert!(refusal(start().await).contains("another process listens"));

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tracing::{error, info};
 use zeroize::Zeroizing;
 
+use crate::logging::chain;
 use crate::metrics::Metrics;
 
 /// Between two looks at the files.
@@ -91,7 +92,7 @@ impl CertificateFiles {
             }
             Err(error) => {
                 let keeps_previous = self.slot.current().is_some();
-                let error: &dyn std::error::Error = &error;
+                let error = chain(&error);
                 error!(certificate_file = %self.certificate.display(), error, keeps_previous, "certificate files refused");
                 self.metrics.certificate_reload("refused");
             }

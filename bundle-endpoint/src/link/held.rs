@@ -1,7 +1,7 @@
-//! What SPIRE Server holds for foreign trust domains, as the plugin told it: the newest word counts, from whichever link,
-//! and it stays when the plugin is away.
+//! What SPIRE Server holds, by trust domain, as the plugin told it: the newest word counts, from whichever link, and it stays
+//! when the plugin is away, for as long as a relationship needs it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use entente_bundle::{Bundle, BundleSource, TrustDomain};
@@ -50,6 +50,20 @@ impl HeldTable {
         self.with(trust_domain, watch::Sender::subscribe)
     }
 
+    /// Forgets the others: what no relationship needs any more authenticates nobody, and the plugin says it again when one
+    /// does.
+    pub(crate) fn keep_only(&self, needed: &BTreeSet<&TrustDomain>) {
+        let mut table = crate::lock(&self.0);
+        table.retain(|trust_domain, sender| {
+            if needed.contains(trust_domain) {
+                return true;
+            }
+            sender.send_if_modified(|held| std::mem::take(held) != Held::default());
+            // Whoever still listens does so at this sender.
+            sender.receiver_count() > 0
+        });
+    }
+
     fn with<T>(&self, trust_domain: &TrustDomain, act: impl FnOnce(&watch::Sender<Held>) -> T) -> T {
         let mut table = crate::lock(&self.0);
         match table.get(trust_domain) {
@@ -93,6 +107,24 @@ mod tests {
             Held { bundle: Some(bundle("a.test", 1)), authentication_bundle: Some(bundle("a.test", 2)) };
         table.set(&domain("a.test"), held);
         assert_eq!(table.bundle_for(&domain("a.test")), Some(bundle("a.test", 2)));
+    }
+
+    #[test]
+    fn what_is_not_needed_any_more_is_forgotten_but_can_be_heard_of_again() {
+        let table = HeldTable::default();
+        let (a, b, c) = (domain("a.test"), domain("b.test"), domain("c.test"));
+        let held = |name| Held { bundle: Some(bundle(name, 1)), authentication_bundle: None };
+        table.set(&a, held("a.test"));
+        table.set(&b, held("b.test"));
+        table.set(&c, held("c.test"));
+        let mut listening = table.subscribe(&b);
+        table.keep_only(&BTreeSet::from([&a]));
+        assert!(table.bundle_for(&a).is_some());
+        assert!(table.bundle_for(&b).is_none() && table.bundle_for(&c).is_none());
+        assert_eq!(crate::lock(&table.0).len(), 2);
+        assert_eq!(*listening.borrow_and_update(), Held::default());
+        table.set(&b, held("b.test"));
+        assert!(listening.has_changed().unwrap());
     }
 
     #[test]

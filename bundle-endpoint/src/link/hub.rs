@@ -197,6 +197,8 @@ impl Hub {
         for (_, relationships) in known {
             union.extend(relationships.iter().map(|(name, value)| (name.clone(), Arc::clone(value))));
         }
+        let endpoints = union.values().filter_map(|one| one.profile.authenticating_domain());
+        self.held.keep_only(&union.keys().chain(endpoints).collect());
         self.relationships.send_if_modified(|current| {
             let news = **current != union;
             if news {
@@ -290,6 +292,21 @@ mod tests {
         );
         hub.take_own_bundle(new, bundle(Some(1)));
         assert_eq!(*hub.own_bundle().borrow(), bundle(Some(1)));
+    }
+
+    #[test]
+    fn what_is_held_goes_with_its_relationship() {
+        let hub = hub();
+        let link = hub.open(info());
+        hub.take_relationships(link, relationships(&["b.test", "c.test"]));
+        for name in ["b.test", "c.test"] {
+            let bundle = Bundle::new(domain(name), vec![], vec![], Some(1), None);
+            let held = Held { bundle: Some(Arc::new(bundle)), authentication_bundle: None };
+            assert!(hub.take_held(&domain(name), held));
+        }
+        hub.take_relationships(link, relationships(&["b.test"]));
+        assert!(hub.held.current(&domain("b.test")).bundle.is_some());
+        assert!(hub.held.current(&domain("c.test")).bundle.is_none());
     }
 
     #[test]

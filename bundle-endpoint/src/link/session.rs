@@ -26,6 +26,7 @@ use super::signing::SignQueue;
 use super::socket::LinkPeer;
 use super::wire::{self, MessageError};
 use crate::identity::keyless::LentIdentity;
+use crate::logging::{Throttle, chain};
 
 /// Sent when there was nothing else to say for so long.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -33,10 +34,15 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Silence of the other side that ends a link.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// Between two lines about plugins that are refused.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The gRPC service behind the socket.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkService {
     hub: Arc<Hub>,
+    /// A plugin that is refused tries again every second.
+    refusals: Arc<Throttle>,
     stop: CancellationToken,
 }
 
@@ -44,7 +50,7 @@ type ToPluginSender = mpsc::Sender<Result<EndpointMessage, Status>>;
 
 impl LinkService {
     pub(crate) fn new(hub: Arc<Hub>, stop: CancellationToken) -> Self {
-        Self { hub, stop }
+        Self { hub, refusals: Arc::new(Throttle::new(REFUSAL_INTERVAL)), stop }
     }
 }
 
@@ -66,7 +72,13 @@ impl Link for LinkService {
             )));
         }
         let (sender, receiver) = mpsc::channel(16);
-        let session = Session { hub: Arc::clone(&self.hub), peer, sender, stop: self.stop.clone() };
+        let session = Session {
+            hub: Arc::clone(&self.hub),
+            refusals: Arc::clone(&self.refusals),
+            peer,
+            sender,
+            stop: self.stop.clone(),
+        };
         let span = info_span!("link", uid = peer.uid, pid = peer.pid);
         tokio::spawn(session.run(request.into_inner()).instrument(span));
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -75,6 +87,7 @@ impl Link for LinkService {
 
 struct Session {
     hub: Arc<Hub>,
+    refusals: Arc<Throttle>,
     peer: LinkPeer,
     sender: ToPluginSender,
     stop: CancellationToken,
@@ -117,7 +130,11 @@ impl Session {
     async fn first_message(&self, incoming: &mut Streaming<PluginMessage>) -> Result<PluginHello, Status> {
         let refuse = |reason: &'static str, status: Status| {
             self.hub.metrics.link_refusal(reason);
-            warn!(reason, detail = status.message(), "link refused");
+            let detail = status.message();
+            match self.refusals.pass() {
+                Some(suppressed) => warn!(reason, detail, suppressed, "link refused"),
+                None => debug!(reason, detail, "link refused"),
+            }
             status
         };
         let first = timeout(HEARTBEAT, incoming.message()).await;
@@ -208,25 +225,24 @@ impl Linked {
 
     fn refused(&self, event: &'static str, error: &MessageError) {
         self.hub.metrics.link_refusal(error.reason());
-        warn!(reason = error.reason(), error = error as &dyn std::error::Error, "{event}");
+        warn!(reason = error.reason(), error = chain(error), "{event}");
     }
 
     fn own_bundle(&self, message: &OwnBundle) -> Result<(), MessageError> {
-        let read = |bundle| wire::bundle_of(self.hub.trust_domain(), bundle);
-        let bundle = message.bundle.as_ref().map(read).transpose()?;
+        let bundle = wire::own_bundle(self.hub.trust_domain(), message)?;
         self.hub.take_own_bundle(self.id, bundle);
         Ok(())
     }
 
     fn server_identity(&self, message: ServerIdentity) {
-        let chain: Vec<_> = message.certificate_chain.into_iter().map(Into::into).collect();
-        if chain.is_empty() {
+        let certificates: Vec<_> = message.certificate_chain.into_iter().map(Into::into).collect();
+        if certificates.is_empty() {
             self.hub.take_identity(self.id, None);
             return;
         }
         let lent = LentIdentity::new(
             self.id,
-            chain,
+            certificates,
             self.hub.trust_domain(),
             Arc::clone(&self.queue),
             &self.hub.lenders,
@@ -239,7 +255,7 @@ impl Linked {
             }
             Err(error) => {
                 self.hub.metrics.link_refusal("identity");
-                warn!(error = &error as &dyn std::error::Error, "lent server identity refused");
+                warn!(reason = "identity", error = chain(&error), "lent server identity refused");
             }
         }
     }
@@ -259,7 +275,7 @@ impl Linked {
     }
 
     fn held_bundle(&self, message: &HeldBundle) -> Result<(), MessageError> {
-        let (trust_domain, held) = wire::held(self.hub.trust_domain(), message)?;
+        let (trust_domain, held) = wire::held(message)?;
         let sequence_number = held.bundle.as_ref().and_then(|bundle| bundle.sequence_number());
         if self.hub.take_held(&trust_domain, held) {
             debug!(%trust_domain, sequence_number, "held bundle received");

@@ -14,6 +14,8 @@ use crate::federation::relationship::{EndpointProfile, FederationRelationship, M
 pub(crate) enum MessageError {
     #[error("the message holds no bundle that can be used")]
     Bundle(#[from] ConvertError),
+    #[error("the own bundle is empty: to publish it would revoke every svid of {trust_domain}")]
+    EmptyOwnBundle { trust_domain: TrustDomain },
     #[error("{given:?} is no trust domain name")]
     TrustDomain { given: String, source: IdError },
     #[error("{given:?} is no endpoint spiffe id")]
@@ -31,6 +33,7 @@ impl MessageError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Bundle(ConvertError::OtherTrustDomain { .. }) => "other_trust_domain",
+            Self::EmptyOwnBundle { .. } => "empty",
             Self::OwnTrustDomain { .. } => "own_trust_domain",
             Self::Bundle(_)
             | Self::TrustDomain { .. }
@@ -41,11 +44,21 @@ impl MessageError {
     }
 }
 
+/// The bundle to publish; `None` while the plugin does not know it.
+pub(crate) fn own_bundle(
+    own: &TrustDomain,
+    message: &link::OwnBundle,
+) -> Result<Option<Arc<Bundle>>, MessageError> {
+    let bundle = message.bundle.as_ref().map(|bundle| bundle_of(own, bundle)).transpose()?;
+    // SPIRE Server never has none: something went wrong on the way, and a peer would take it at its word (TDB 4.1.3).
+    if bundle.as_ref().is_some_and(|bundle| bundle.is_empty()) {
+        return Err(MessageError::EmptyOwnBundle { trust_domain: own.clone() });
+    }
+    Ok(bundle)
+}
+
 /// The bundle of exactly `trust_domain`.
-pub(crate) fn bundle_of(
-    trust_domain: &TrustDomain,
-    message: &link::Bundle,
-) -> Result<Arc<Bundle>, MessageError> {
+fn bundle_of(trust_domain: &TrustDomain, message: &link::Bundle) -> Result<Arc<Bundle>, MessageError> {
     Ok(Arc::new(BundleMessage::from(message).into_bundle_of(trust_domain)?))
 }
 
@@ -83,11 +96,9 @@ pub(crate) fn relationship(
     })
 }
 
-pub(crate) fn held(
-    own: &TrustDomain,
-    message: &link::HeldBundle,
-) -> Result<(TrustDomain, Held), MessageError> {
-    let trust_domain = foreign_domain(own, &message.trust_domain)?;
+/// Our own trust domain may be among those that are held: a foreign bundle may be served under an ID of ours.
+pub(crate) fn held(message: &link::HeldBundle) -> Result<(TrustDomain, Held), MessageError> {
+    let trust_domain = domain(&message.trust_domain)?;
     let read = |bundle: &Option<link::Bundle>| {
         bundle.as_ref().map(|bundle| bundle_of(&trust_domain, bundle)).transpose()
     };
