@@ -4,6 +4,8 @@ mod body;
 pub mod client;
 mod dial;
 pub mod error;
+mod follower;
+mod offering;
 pub mod refresher;
 pub mod relationship;
 mod resolve;

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use entente_bundle::Bundle;
 use entente_bundle::document::ParsedDocument;
 use entente_bundle::testing::TestAuthority;
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
 use super::*;
-use crate::federation::relationship::EndpointProfile;
-use crate::link::LinkInfo;
+use crate::federation::relationship::{EndpointProfile, Mode};
+use crate::link::{Held, LinkInfo, Outcome};
 use crate::metrics::Metrics;
 
 /// What the fetcher does, in order; the last one for ever.
@@ -19,6 +20,7 @@ enum Step {
     Fails,
     Gives(Bundle),
     Hangs,
+    Panics,
 }
 
 #[derive(Default)]
@@ -69,6 +71,7 @@ impl Fetch for FakeFetcher {
                     let parsed = ParsedDocument { bundle, skipped: vec![] };
                     Ok(Fetched { parsed, text: vec![], presented: None, url })
                 }
+                Step::Panics => panic!("for this test"),
                 Step::Hangs => {
                     sleep(Duration::from_secs(30)).await;
                     Err(FetchError::Timeout { stage: "the whole fetch", after: Duration::from_secs(30) })
@@ -289,4 +292,34 @@ async fn fetches_are_bounded_but_peers_that_hang_give_their_place_away() {
     assert_eq!(fixture.fetcher.most_flying.load(Ordering::SeqCst), MAX_YOUNG_FETCHES);
     pass(12).await;
     assert!(names.iter().all(|name| fixture.fetcher.times(name).len() == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_is_seen_and_begun_again() {
+    let fixture = Fixture::new();
+    let authority = TestAuthority::new("b.test");
+    fixture.hold(&authority.bundle());
+    fixture.fetcher.does("b.test", &[Step::Panics, Step::Gives(bundle(&authority, 1, None))]);
+    fixture.follow(&[relationship("b.test")]);
+    pass(5).await;
+    assert_eq!(fixture.table.snapshot()[0].failure.as_ref().unwrap().reason, "internal");
+    pass(90).await;
+    let gaps = fixture.fetcher.gaps("b.test");
+    assert!(gaps.len() == 1 && between(gaps[0], 66, 84), "{gaps:?}");
+    assert!(fixture.table.snapshot()[0].failure.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_spire_fetches_itself_only_other_authorities_are_offered() {
+    let fixture = Fixture::new();
+    let (held, other) = (TestAuthority::new("b.test"), TestAuthority::new("b.test"));
+    fixture.hold(&held.bundle());
+    let steps = [Step::Gives(bundle(&held, 7, Some(400))), Step::Gives(bundle(&other, 7, Some(400)))];
+    fixture.fetcher.does("b.test", &steps);
+    fixture.follow(&[FederationRelationship { mode: Mode::Assisted, ..relationship("b.test") }]);
+    pass(5).await;
+    assert_eq!(fixture.fetcher.times("b.test").len(), 1);
+    assert!(fixture.hub.offers.after(0).is_empty());
+    pass(110).await;
+    assert_eq!(fixture.hub.offers.after(0).len(), 1);
 }
