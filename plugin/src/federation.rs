@@ -24,7 +24,7 @@ use crate::hclog::chain;
 use crate::relationships::{self, Mode};
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
-use crate::state::Shared;
+use crate::state::{Cause, Shared};
 
 /// Shortest time from one offer of a trust domain to its next: each costs SPIRE a call, or a fetch.
 const PACE: Duration = Duration::from_millis(250);
@@ -298,7 +298,7 @@ impl Worker<'_> {
         let set = api.set_federated_bundle(self.trust_domain, types::Bundle::from(offered)).await;
         // The relationship may have ended while SPIRE wrote, and what failed here may have been written all the same.
         if self.shared.relationship(self.trust_domain).is_none() {
-            self.shared.removals.add(self.trust_domain.clone());
+            self.shared.removals.add(self.trust_domain.clone(), Cause::Ended);
             self.shared.look_wanted.notify_one();
         }
         set?;

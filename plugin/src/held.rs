@@ -1,10 +1,10 @@
 //! What SPIRE Server holds for foreign trust domains, as last seen; and what else may authenticate their endpoints.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use entente_bundle::{Bundle, TrustDomain};
-use entente_proto::convert::{BundleMessage, ConvertError, UsableBundle};
+use entente_proto::convert::{BundleMessage, UsableBundle};
 use entente_proto::spire::api::types;
 use prost::Message;
 use rustls_pki_types::UnixTime;
@@ -13,18 +13,25 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::hclog::chain;
+use crate::repeats::Repeats;
 
 /// A watch over everything that is held.
 #[derive(Debug)]
-pub(crate) struct Held(watch::Sender<HeldState>);
+pub(crate) struct Held {
+    state: watch::Sender<HeldState>,
+    /// What was said about messages that cannot be used as a whole: they come again with each look.
+    told: Mutex<Repeats>,
+}
 
 /// One moment of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeldState {
     /// False until SPIRE was asked once: absent then means unknown.
     is_known: bool,
-    /// Counts single changes, so that a list that was begun before one does not undo it.
+    /// Counts single reads, so that a list that was begun before one does not undo it.
     generation: u64,
+    /// Trust domains that were read alone since the last list, and when.
+    touched: BTreeMap<TrustDomain, u64>,
     records: BTreeMap<TrustDomain, Record>,
     /// The last bundle that had X.509 authorities, also after a revocation or loss: a path back for the endpoint alone.
     last_usable: BTreeMap<TrustDomain, Arc<Bundle>>,
@@ -41,24 +48,24 @@ struct Record {
 
 impl Held {
     pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(HeldState::default()))
+        Self { state: watch::Sender::new(HeldState::default()), told: Mutex::default() }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<HeldState> {
-        self.0.subscribe()
+        self.state.subscribe()
     }
 
     pub(crate) fn generation(&self) -> u64 {
-        self.0.borrow().generation
+        self.state.borrow().generation
     }
 
     pub(crate) fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
-        self.0.borrow().bundle(trust_domain).cloned()
+        self.state.borrow().bundle(trust_domain).cloned()
     }
 
     /// True once SPIRE was asked.
     pub(crate) fn is_known(&self) -> bool {
-        self.0.borrow().is_known
+        self.state.borrow().is_known
     }
 
     /// The held bundle, and what may authenticate an https_spiffe endpoint where that cannot.
@@ -67,28 +74,23 @@ impl Held {
         trust_domain: &TrustDomain,
         now: UnixTime,
     ) -> (Option<Arc<Bundle>>, Option<Arc<Bundle>>) {
-        let state = self.0.borrow();
+        let state = self.state.borrow();
         (state.bundle(trust_domain).cloned(), state.authentication_bundle(trust_domain, now).cloned())
     }
 
     /// True where neither the held bundle nor memory does, so that the operator's bootstrap bundle is wanted.
     pub(crate) fn wants_bootstrap(&self, trust_domain: &TrustDomain, now: UnixTime) -> bool {
-        self.0.borrow().wants_bootstrap(trust_domain, now)
+        self.state.borrow().wants_bootstrap(trust_domain, now)
     }
 
     /// Trust domains for which SPIRE holds a bundle.
     pub(crate) fn names(&self) -> Vec<TrustDomain> {
-        self.0.borrow().records.keys().cloned().collect()
+        self.state.borrow().records.keys().cloned().collect()
     }
 
-    /// Takes a whole list that was begun at `generation`. False when a single change came in between: look again.
-    pub(crate) fn replace_all(&self, generation: u64, messages: &[types::Bundle]) -> bool {
-        let mut is_current = false;
-        self.0.send_if_modified(|state| {
-            is_current = state.generation == generation;
-            is_current && state.replace_all(messages)
-        });
-        is_current
+    /// Takes a whole list that was begun at `generation`. What was read alone since then is newer and stays.
+    pub(crate) fn replace_all(&self, generation: u64, messages: &[types::Bundle]) {
+        self.state.send_if_modified(|state| state.replace_all(generation, messages, &self.told));
     }
 
     /// Takes what was just read for one trust domain; returns it parsed.
@@ -97,33 +99,45 @@ impl Held {
         trust_domain: &TrustDomain,
         message: Option<&types::Bundle>,
     ) -> Option<Arc<Bundle>> {
-        let record = message.and_then(|message| read(message, None));
-        let bundle = record.as_ref().map(|(_, record)| record.bundle.clone());
-        self.0.send_modify(|state| {
-            state.generation += 1;
+        let known = self.state.borrow().records.get(trust_domain).cloned();
+        let before = known.as_ref().map(|record| record.message_sha256);
+        let read = message.and_then(|message| read(message, known, &self.told));
+        let record = read.filter(|(name, _)| name == trust_domain).map(|(_, record)| record);
+        let bundle = record.as_ref().map(|record| record.bundle.clone());
+        self.state.send_if_modified(|state| {
+            state.touch(trust_domain);
+            let is_changed = before != record.as_ref().map(|record| record.message_sha256);
             match record {
-                Some((name, record)) if name == *trust_domain => state.insert(name, record),
-                _ => {
-                    state.records.remove(trust_domain);
-                }
+                Some(record) => state.insert(trust_domain.clone(), record),
+                None => drop(state.records.remove(trust_domain)),
             }
+            is_changed
         });
         bundle
     }
 
     /// The relationship has ended: nothing of it is kept.
     pub(crate) fn forget(&self, trust_domain: &TrustDomain) {
-        self.0.send_modify(|state| {
-            state.generation += 1;
+        self.state.send_modify(|state| {
+            state.touch(trust_domain);
             state.records.remove(trust_domain);
             state.last_usable.remove(trust_domain);
             state.bootstraps.remove(trust_domain);
         });
     }
 
+    /// Forgets old authorities of trust domains that nobody names any more: a later relationship begins anew.
+    pub(crate) fn forget_all_but(&self, named: &BTreeSet<&TrustDomain>) {
+        self.state.send_if_modified(|state| {
+            let HeldState { records, last_usable, .. } = state;
+            last_usable.retain(|name, _| named.contains(name) || records.contains_key(name));
+            false
+        });
+    }
+
     /// Replaces what the operator gave to begin with.
     pub(crate) fn set_bootstraps(&self, bootstraps: BTreeMap<TrustDomain, Arc<Bundle>>) {
-        self.0.send_if_modified(|state| {
+        self.state.send_if_modified(|state| {
             let is_changed = state.bootstraps != bootstraps;
             state.bootstraps = bootstraps;
             is_changed
@@ -157,15 +171,27 @@ impl HeldState {
         self.records.insert(name, record);
     }
 
+    fn touch(&mut self, trust_domain: &TrustDomain) {
+        self.generation += 1;
+        self.touched.insert(trust_domain.clone(), self.generation);
+    }
+
     /// True when anything is other than before.
-    fn replace_all(&mut self, messages: &[types::Bundle]) -> bool {
-        let mut old = std::mem::take(&mut self.records);
+    fn replace_all(&mut self, begun: u64, messages: &[types::Bundle], told: &Mutex<Repeats>) -> bool {
+        let mut newer = std::mem::take(&mut self.touched);
+        newer.retain(|_, read| *read > begun);
+        let (mut old, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.records).into_iter().partition(|(name, _)| !newer.contains_key(name));
+        self.records = kept;
         let mut is_changed = !std::mem::replace(&mut self.is_known, true);
         for message in messages {
-            let known =
-                TrustDomain::from_name_or_id(&message.trust_domain).ok().and_then(|name| old.remove(&name));
+            let name = TrustDomain::from_name_or_id(&message.trust_domain).ok();
+            if name.as_ref().is_some_and(|name| newer.contains_key(name)) {
+                continue;
+            }
+            let known = name.and_then(|name| old.remove(&name));
             let before = known.as_ref().map(|record| record.message_sha256);
-            if let Some((name, record)) = read(message, known) {
+            if let Some((name, record)) = read(message, known, told) {
                 if before != Some(record.message_sha256) {
                     is_changed = true;
                     debug!(trust_domain = %name, sequence_number = record.bundle.sequence_number(), "held bundle changed");
@@ -186,7 +212,11 @@ fn can_authenticate(bundle: &Bundle, now: UnixTime) -> bool {
 }
 
 /// Parses unless it is what `known` was made of. Others write to SPIRE's store too, so single bad authorities are passed over.
-fn read(message: &types::Bundle, known: Option<Record>) -> Option<(TrustDomain, Record)> {
+fn read(
+    message: &types::Bundle,
+    known: Option<Record>,
+    told: &Mutex<Repeats>,
+) -> Option<(TrustDomain, Record)> {
     let message_sha256 = Sha256::digest(message.encode_to_vec()).into();
     if let Some(known) = known.filter(|known| known.message_sha256 == message_sha256) {
         return Some((known.bundle.trust_domain().clone(), known));
@@ -199,12 +229,12 @@ fn read(message: &types::Bundle, known: Option<Record>) -> Option<(TrustDomain, 
             }
             bundle
         }
-        Err(error @ ConvertError::Name { .. }) => {
-            warn!(error = chain(&error), "spire holds a bundle without a proper name");
-            return None;
-        }
         Err(error) => {
-            warn!(error = chain(&error), "spire holds a bundle that cannot be read");
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            let error = chain(&error);
+            if told.is_new(&message.trust_domain, &error) {
+                warn!(error, "spire holds a bundle that cannot be read");
+            }
             return None;
         }
     };
@@ -234,9 +264,11 @@ mod tests {
         let (held, authority) = (Held::new(), TestAuthority::new("a.test"));
         let generation = held.generation();
         held.set(&name(), Some(&message(&authority)));
-        assert!(!held.replace_all(generation, &[]));
-        assert!(held.bundle(&name()).is_some());
-        assert!(held.replace_all(held.generation(), &[]));
+        let other = types::Bundle { trust_domain: "b.test".into(), ..message(&authority) };
+        held.replace_all(generation, &[empty(), other]);
+        assert!(held.bundle(&name()).unwrap().same_authorities(&authority.bundle()));
+        assert_eq!(held.names().len(), 2, "the rest of the list counts");
+        held.replace_all(held.generation(), &[]);
         assert_eq!(held.bundle(&name()), None);
     }
 
@@ -250,8 +282,21 @@ mod tests {
         watch.mark_unchanged();
         held.replace_all(0, &[message(&authority)]);
         assert!(!watch.has_changed().unwrap());
-        held.replace_all(0, &[]);
+        held.set(&name(), Some(&message(&authority)));
+        assert!(!watch.has_changed().unwrap(), "nor does reading it alone");
+        held.replace_all(held.generation(), &[]);
         assert!(watch.has_changed().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_a_trust_domain_that_nobody_names() {
+        let (held, authority) = (Held::new(), TestAuthority::new("a.test"));
+        held.set(&name(), Some(&message(&authority)));
+        held.set(&name(), None);
+        held.forget_all_but(&BTreeSet::from([&name()]));
+        assert!(held.parts(&name(), now()).1.is_some());
+        held.forget_all_but(&BTreeSet::new());
+        assert_eq!(held.parts(&name(), now()), (None, None));
     }
 
     #[test]
@@ -296,7 +341,7 @@ mod tests {
         mixed.x509_authorities.push(types::X509Certificate::default());
         assert_eq!(held.set(&name(), Some(&mixed)).unwrap().x509_authorities().len(), 1);
         let nameless = types::Bundle { trust_domain: "No Name".into(), ..message(&authority) };
-        assert!(held.replace_all(held.generation(), &[nameless]));
+        held.replace_all(held.generation(), &[nameless]);
         assert!(held.names().is_empty());
     }
 }

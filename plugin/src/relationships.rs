@@ -147,6 +147,18 @@ pub(crate) fn all(
     names.filter_map(|name| Some((name.clone(), of(name, config, spire)?))).collect()
 }
 
+/// A relationship, if there is one, whose endpoint is authenticated by the bundle of `trust_domain`.
+pub(crate) fn authenticated_by(
+    trust_domain: &TrustDomain,
+    config: &Config,
+    spire: &SpireRelationships,
+) -> Option<TrustDomain> {
+    let all = all(config, spire);
+    all.into_values()
+        .find(|one| one.endpoint_trust_domain() == Some(trust_domain))
+        .map(|one| one.trust_domain)
+}
+
 impl FederationRelationship {
     /// Trust domain whose bundle authenticates the endpoint; `None` for the web's authorities.
     pub(crate) fn endpoint_trust_domain(&self) -> Option<&TrustDomain> {

@@ -8,11 +8,12 @@ use entente_proto::spire::api::types::Entry;
 use tonic::Code;
 use tracing::{debug, info, warn};
 
+use crate::config::UndeclaredBundles;
 use crate::hclog::chain;
-use crate::relationships::SpireRelationships;
+use crate::relationships::{self, SpireRelationships};
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
-use crate::state::Shared;
+use crate::state::{Cause, Shared};
 
 /// Most entries that one log line names.
 const NAMED_ENTRIES: usize = 20;
@@ -24,14 +25,20 @@ pub(crate) async fn pass(
     spire: &SpireRelationships,
     repeats: &mut Repeats,
 ) {
-    for trust_domain in shared.removals.all() {
+    for (trust_domain, cause) in shared.removals.all() {
         // Read after the removals, and not handed in: a reconfiguration writes the two in the other order.
         let Some(config) = shared.config() else { return };
-        let is_wanted =
-            config.federates_with.contains_key(&trust_domain) || spire.contains_key(&trust_domain);
+        let is_wanted = config.federates_with.contains_key(&trust_domain)
+            || spire.contains_key(&trust_domain)
+            || (cause == Cause::Undeclared && config.undeclared_bundles == UndeclaredBundles::Keep);
         if is_wanted || shared.held.bundle(&trust_domain).is_none() {
             // Gone already, or wanted again.
             shared.removals.done(&trust_domain);
+            repeats.over(&subject(&trust_domain));
+            continue;
+        }
+        if let Some(user) = relationships::authenticated_by(&trust_domain, &config, spire) {
+            name_user(&trust_domain, &user, repeats);
             continue;
         }
         match api.delete_federated_bundle(&trust_domain).await {
@@ -60,6 +67,17 @@ fn tell(trust_domain: &TrustDomain, error: &ApiError, repeats: &mut Repeats) {
     let error = chain(error);
     if repeats.is_new(&subject(trust_domain), &error) {
         warn!(%trust_domain, error, "federated bundle cannot be removed yet");
+    }
+}
+
+fn name_user(trust_domain: &TrustDomain, user: &TrustDomain, repeats: &mut Repeats) {
+    if repeats.is_new(&subject(trust_domain), user.as_str()) {
+        warn!(
+            %trust_domain,
+            used_by = %user,
+            way_out = "it is removed by itself when no endpoint_spiffe_id names this trust domain any more",
+            "federated bundle is kept because it authenticates the endpoint of another trust domain"
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the parts of the plugin share. Each part writes its own piece, and everybody reads the newest.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -86,27 +86,36 @@ impl Shared {
     }
 }
 
+/// Why a bundle is to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Its managed relationship has ended.
+    Ended,
+    /// Nobody names it, and the operator wants such bundles gone.
+    Undeclared,
+}
+
 /// Trust domains whose federated bundles are to be removed from SPIRE.
 #[derive(Debug, Default)]
-pub(crate) struct Removals(Mutex<BTreeSet<TrustDomain>>);
+pub(crate) struct Removals(Mutex<BTreeMap<TrustDomain, Cause>>);
 
 impl Removals {
-    /// Adds some, and forgets those that the configuration names (again).
+    /// Adds those whose relationship ended, and forgets those that the configuration names (again).
     pub(crate) fn update(&self, gone: impl Iterator<Item = TrustDomain>, config: &Config) {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.extend(gone);
-        names.retain(|name| !config.federates_with.contains_key(name));
+        let mut causes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        causes.extend(gone.map(|name| (name, Cause::Ended)));
+        causes.retain(|name, _| !config.federates_with.contains_key(name));
     }
 
-    pub(crate) fn add(&self, name: TrustDomain) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+    pub(crate) fn add(&self, name: TrustDomain, cause: Cause) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, cause);
     }
 
     pub(crate) fn done(&self, name: &TrustDomain) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    pub(crate) fn all(&self) -> BTreeSet<TrustDomain> {
+    pub(crate) fn all(&self) -> BTreeMap<TrustDomain, Cause> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

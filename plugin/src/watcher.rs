@@ -16,7 +16,7 @@ use crate::relationships::{self, FederationRelationship, SpireRelationships};
 use crate::removal;
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
-use crate::state::Shared;
+use crate::state::{Cause, Shared};
 
 /// Between two looks.
 const POLL: Duration = Duration::from_secs(5);
@@ -27,29 +27,22 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// The server answers some seconds after it has started us; until then silence is no news.
 const STARTING: Duration = Duration::from_secs(15);
 
-/// What was told already.
-#[derive(Debug, Default)]
-struct Told {
-    repeats: Repeats,
-    undeclared: bool,
-}
-
 /// Looks until the plugin stops.
 pub(crate) async fn run(shared: &Shared) {
     let started = Instant::now();
-    let mut told = Told::default();
+    let mut repeats = Repeats::default();
     let mut retry = FIRST_RETRY;
     loop {
-        let pause = match look(shared, &mut told).await {
+        let pause = match look(shared, &mut repeats).await {
             Ok(()) => {
-                if told.repeats.recovered("server") {
+                if repeats.recovered("server") {
                     info!("spire server api answers again");
                 }
                 retry = FIRST_RETRY;
                 POLL
             }
             Err(error) => {
-                tell_failure(&error, started, &mut told.repeats);
+                tell_failure(&error, started, &mut repeats);
                 let next = (retry * 2).min(POLL);
                 std::mem::replace(&mut retry, next)
             }
@@ -70,13 +63,13 @@ fn tell_failure(error: &ApiError, started: Instant, repeats: &mut Repeats) {
     }
 }
 
-async fn look(shared: &Shared, told: &mut Told) -> Result<(), ApiError> {
+async fn look(shared: &Shared, repeats: &mut Repeats) -> Result<(), ApiError> {
     let Some(config) = shared.config() else { return Ok(()) };
     let api = shared.connections.api(&config.server_socket);
     let generation = shared.held.generation();
     let bundles = api.federated_bundles().await?;
-    let spire = list_relationships(shared, &api, &mut told.repeats).await?;
-    tell_conflicts(&config, &spire, &mut told.repeats);
+    let spire = list_relationships(shared, &api, repeats).await?;
+    tell_conflicts(&config, &spire, repeats);
     shared.spire_relationships.send_if_modified(|known| {
         let is_changed = known.as_deref() != Some(&spire);
         if is_changed {
@@ -85,13 +78,13 @@ async fn look(shared: &Shared, told: &mut Told) -> Result<(), ApiError> {
         is_changed
     });
     let relationships = relationships::all(&config, &spire);
-    read_bootstraps(shared, &relationships, &mut told.repeats);
-    if !shared.held.replace_all(generation, &bundles) {
-        shared.look_wanted.notify_one();
-        return Ok(());
-    }
-    undeclared(shared, &config, &relationships, told);
-    removal::pass(shared, &api, &spire, &mut told.repeats).await;
+    read_bootstraps(shared, &relationships, repeats);
+    shared.held.replace_all(generation, &bundles);
+    let endpoints = relationships.values().filter_map(FederationRelationship::endpoint_trust_domain);
+    let named = relationships.keys().chain(spire.keys()).chain(endpoints).collect();
+    shared.held.forget_all_but(&named);
+    undeclared(shared, &config, &named, repeats);
+    removal::pass(shared, &api, &spire, repeats).await;
     Ok(())
 }
 
@@ -183,32 +176,24 @@ fn read_bootstraps(
 }
 
 /// Bundles that nobody names are told of once, or removed where the operator says so.
-fn undeclared(
-    shared: &Shared,
-    config: &Config,
-    relationships: &BTreeMap<TrustDomain, FederationRelationship>,
-    told: &mut Told,
-) {
+fn undeclared(shared: &Shared, config: &Config, named: &BTreeSet<&TrustDomain>, repeats: &mut Repeats) {
     let removals = shared.removals.all();
-    let named: BTreeSet<_> = relationships
-        .values()
-        .flat_map(|one| std::iter::once(&one.trust_domain).chain(one.endpoint_trust_domain()))
-        .collect();
     for trust_domain in shared.held.names() {
-        if removals.contains(&trust_domain) || named.contains(&trust_domain) {
+        if removals.contains_key(&trust_domain) || named.contains(&trust_domain) {
             continue;
         }
         match config.undeclared_bundles {
-            UndeclaredBundles::Remove => shared.removals.add(trust_domain),
-            UndeclaredBundles::Keep if !told.undeclared => warn!(
-                %trust_domain,
-                way_out = format!(
-                    "name it in federates_with (mode = \"assisted\" where server.conf federates with it), or remove it: spire-server bundle delete -id spiffe://{trust_domain}"
-                ),
-                "spire holds a federated bundle that no relationship names; it is kept"
-            ),
+            UndeclaredBundles::Remove => shared.removals.add(trust_domain, Cause::Undeclared),
+            UndeclaredBundles::Keep if repeats.is_new(&format!("undeclared {trust_domain}"), "kept") => {
+                warn!(
+                    %trust_domain,
+                    way_out = format!(
+                        "name it in federates_with (mode = \"assisted\" where server.conf federates with it), or remove it: spire-server bundle delete -id spiffe://{trust_domain}"
+                    ),
+                    "spire holds a federated bundle that no relationship names; it is kept"
+                )
+            }
             UndeclaredBundles::Keep => {}
         }
     }
-    told.undeclared = true;
 }

@@ -442,6 +442,45 @@ async fn a_bundle_that_entries_use_is_kept_and_the_entries_are_named() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_authenticates_another_endpoint_is_kept_until_none_needs_it() {
+    let other = "federates_with \"a.test\" { bundle_endpoint_url = \"https://a.test\"
+        bundle_endpoint_profile \"https_spiffe\" { endpoint_spiffe_id = \"spiffe://foreign.test/bundles\" } }";
+    let federated = Federated::new(&(block(FOREIGN, "") + other)).await;
+    federated.offer(&federated.bundle(1)).await;
+    federated.configure(other).await;
+    let line = federated
+        .plugin
+        .launched
+        .logs
+        .wait_for("federated bundle is kept because it authenticates the endpoint of another trust domain")
+        .await;
+    assert_eq!((line["trust_domain"].as_str(), line["used_by"].as_str()), (Some(FOREIGN), Some("a.test")));
+    assert!(federated.spire.store.bundle(FOREIGN).is_some());
+    federated.configure("").await;
+    until("it is removed when no endpoint needs it", || federated.spire.store.bundle(FOREIGN).is_none())
+        .await;
+}
+
+#[tokio::test]
+async fn a_removal_of_the_undeclared_ends_when_the_operator_keeps_them_again() {
+    let foreign = TestAuthority::new(FOREIGN);
+    let federated = Federated::with_store("undeclared_bundles = \"remove\"", |store| {
+        store.put(&foreign.bundle());
+        let federates_with = vec![FOREIGN.into()];
+        store.open().entries.push(types::Entry { federates_with, ..Default::default() });
+    })
+    .await;
+    let logs = &federated.plugin.launched.logs;
+    logs.wait_for("federated bundle is kept because registration entries use it").await;
+    federated.configure("").await;
+    logs.wait_for("spire holds a federated bundle that no relationship names; it is kept").await;
+    federated.spire.store.open().entries.clear();
+    let looks = federated.spire.store.open().page_tokens.len();
+    until("two more looks", || federated.spire.store.open().page_tokens.len() > looks + 3).await;
+    assert!(federated.spire.store.bundle(FOREIGN).is_some());
+}
+
+#[tokio::test]
 async fn a_domain_that_comes_back_before_its_removal_is_kept() {
     let federated = Federated::new(&block(FOREIGN, "")).await;
     federated.offer(&federated.bundle(1)).await;
