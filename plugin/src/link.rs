@@ -8,7 +8,7 @@ mod session;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use entente_bundle::TrustDomain;
 use tokio::sync::watch;
@@ -30,6 +30,9 @@ const ABSENT_RETRY: Duration = Duration::from_secs(1);
 
 /// Longest wait after anything else.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// A link that lived this long was a good one, and the next is dialled at once when it ends.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Where the endpoint is, and who may own it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +95,7 @@ impl LinkError {
 /// Runs until the plugin stops.
 pub(crate) async fn run(shared: Arc<Shared>, federation: Arc<Federation>) {
     let mut config = shared.config.subscribe();
-    let mut repeats = Repeats::default();
+    let mut story = Story::new(&shared);
     let mut retry = FIRST_RETRY;
     loop {
         let Some(target) = config.borrow_and_update().as_deref().map(Target::of) else {
@@ -101,18 +104,23 @@ pub(crate) async fn run(shared: Arc<Shared>, federation: Arc<Federation>) {
             }
             continue;
         };
-        let mut was_up = false;
+        let mut up_since = None;
+        let established = || {
+            up_since = Some(Instant::now());
+            story.established(&target);
+        };
         let end = tokio::select! {
-            end = session::run(&shared, &federation, &target, || established(&target, &mut repeats, &mut was_up)) => end,
+            end = session::run(&shared, &federation, &target, established) => end,
             () = moved(&mut config, &target) => {
                 info!(endpoint = %target.path.display(), "link is moved because the configuration changed");
+                story = Story::new(&shared);
                 retry = FIRST_RETRY;
                 continue;
             }
         };
-        tell(&end, &target, was_up, &mut repeats);
+        story.ended(&end, &target, up_since.is_some());
         shared.counters.add(Counter::LinkFailures { reason: end.word() });
-        if was_up {
+        if up_since.is_some_and(|since| since.elapsed() >= SETTLED) {
             retry = FIRST_RETRY;
         }
         tokio::select! {
@@ -128,23 +136,41 @@ pub(crate) async fn run(shared: Arc<Shared>, federation: Arc<Federation>) {
     }
 }
 
-fn established(target: &Target, repeats: &mut Repeats, was_up: &mut bool) {
-    *was_up = true;
-    repeats.over("link");
-    info!(endpoint = %target.path.display(), "link established");
+/// What the log says about the link. An endpoint that comes and goes without end must not fill it.
+struct Story<'a> {
+    shared: &'a Shared,
+    repeats: Repeats,
+    /// The last thing told was bad news, or nothing was told yet.
+    is_down: bool,
 }
 
-fn tell(end: &LinkError, target: &Target, was_up: bool, repeats: &mut Repeats) {
-    let (endpoint, reason) = (target.path.display(), chain(end));
-    if !repeats.is_new("link", &reason) {
-        return;
+impl<'a> Story<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, repeats: Repeats::default(), is_down: true }
     }
-    if end.is_misconfiguration() {
-        error!(%endpoint, reason, "link refused");
-    } else if was_up {
-        warn!(%endpoint, reason, "link lost");
-    } else {
-        warn!(%endpoint, reason, "link is down");
+
+    fn established(&mut self, target: &Target) {
+        self.repeats.over("link");
+        if std::mem::take(&mut self.is_down) {
+            info!(endpoint = %target.path.display(), "link established");
+        }
+    }
+
+    fn ended(&mut self, end: &LinkError, target: &Target, was_up: bool) {
+        let (endpoint, reason) = (target.path.display(), chain(end));
+        // What is held back now counts as not told, and so is told later.
+        if self.repeats.is_repeat("link", &reason) || !self.shared.endpoint_lines.may_warn() {
+            return;
+        }
+        self.repeats.is_new("link", &reason);
+        self.is_down = true;
+        if end.is_misconfiguration() {
+            error!(%endpoint, reason, "link refused");
+        } else if was_up {
+            warn!(%endpoint, reason, "link lost");
+        } else {
+            warn!(%endpoint, reason, "link is down");
+        }
     }
 }
 

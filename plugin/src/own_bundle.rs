@@ -6,12 +6,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use entente_bundle::{Bundle, TrustDomain};
-use entente_proto::convert::{BundleMessage, ConvertError, UsableBundle};
+use entente_proto::convert::{BundleMessage, ConvertError, ElementError, UsableBundle};
 use entente_proto::spire::plugin::types;
 use tokio::sync::watch;
 use tracing::{debug, error, info};
 
 use crate::handshake::Role;
+use crate::repeats::Repeats;
 
 /// Who says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub(crate) struct OwnBundle {
     role: Role,
     current: watch::Sender<Option<Arc<Bundle>>>,
     memory: Mutex<Memory>,
+    /// SPIRE repeats each bundle every few seconds, and what is wrong with it too.
+    told: Mutex<Repeats>,
 }
 
 /// What earlier messages leave behind.
@@ -65,7 +68,7 @@ struct Memory {
 
 impl OwnBundle {
     pub(crate) fn new(role: Role) -> Self {
-        Self { role, current: watch::Sender::new(None), memory: Mutex::default() }
+        Self { role, current: watch::Sender::new(None), memory: Mutex::default(), told: Mutex::default() }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<Bundle>>> {
@@ -89,13 +92,25 @@ impl OwnBundle {
         message: Option<&types::Bundle>,
         own: &TrustDomain,
     ) -> Result<Taken, OwnBundleError> {
-        let bundle = usable(message.ok_or(OwnBundleError::Missing)?, own)?;
+        let (bundle, refused) = usable(message.ok_or(OwnBundleError::Missing)?, own)?;
+        self.tell_refused(&refused);
         let taken = self.compare_and_set(source, bundle);
         // The poll repeats itself every few seconds; that is no news at any level.
         if taken == Taken::Unchanged && source != Source::IdentityProvider {
             debug!(source = ?source, "own bundle unchanged");
         }
         Ok(taken)
+    }
+
+    fn tell_refused(&self, refused: &[ElementError]) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match refused.first().map(|first| crate::hclog::chain(first)) {
+            None => told.over("authorities"),
+            Some(first) if told.is_new("authorities", &first) => {
+                error!(first, refused = refused.len(), "own bundle has authorities that cannot be published");
+            }
+            Some(_) => {}
+        }
     }
 
     fn compare_and_set(&self, source: Source, bundle: Bundle) -> Taken {
@@ -151,7 +166,7 @@ impl OwnBundle {
 }
 
 /// One authority that cannot be used must not keep the others from being published. None left is no revocation, though.
-fn usable(message: &types::Bundle, own: &TrustDomain) -> Result<Bundle, OwnBundleError> {
+fn usable(message: &types::Bundle, own: &TrustDomain) -> Result<(Bundle, Vec<ElementError>), OwnBundleError> {
     let UsableBundle { bundle, refused } = BundleMessage::from(message).into_usable()?;
     if bundle.trust_domain() != own {
         return Err(OwnBundleError::Foreign {
@@ -159,16 +174,14 @@ fn usable(message: &types::Bundle, own: &TrustDomain) -> Result<Bundle, OwnBundl
             presented: bundle.trust_domain().clone(),
         });
     }
-    let Some(first) = refused.first() else {
-        return Ok(bundle);
-    };
-    let first = crate::hclog::chain(first);
-    let count = message.x509_authorities.len() + message.jwt_authorities.len();
-    if bundle.is_empty() || (bundle.x509_authorities().is_empty() && !message.x509_authorities.is_empty()) {
-        return Err(OwnBundleError::Unusable { count, first });
+    let is_lost = bundle.x509_authorities().is_empty() && !message.x509_authorities.is_empty();
+    match refused.first() {
+        Some(first) if bundle.is_empty() || is_lost => {
+            let count = message.x509_authorities.len() + message.jwt_authorities.len();
+            Err(OwnBundleError::Unusable { count, first: crate::hclog::chain(first) })
+        }
+        _ => Ok((bundle, refused)),
     }
-    error!(%first, refused = refused.len(), authorities = count, "own bundle has authorities that cannot be published");
-    Ok(bundle)
 }
 
 #[cfg(test)]

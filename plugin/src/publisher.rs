@@ -1,7 +1,7 @@
 //! PublishBundle, Notify and NotifyAndAdvise: convert, compare, hand on. Nothing here waits for the network, because one slow
 //! publisher holds up all of SPIRE's, and a slow or failing NotifyAndAdvise stops the server.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use entente_proto::spire::plugin::server::bundlepublisher::v1::bundle_publisher_server::BundlePublisher;
 use entente_proto::spire::plugin::server::bundlepublisher::v1::{
@@ -19,31 +19,41 @@ use tracing::error;
 use crate::guard::guarded;
 use crate::hclog::chain;
 use crate::own_bundle::{Source, Taken};
+use crate::repeats::Repeats;
 use crate::state::Shared;
 
 /// Both plugin types; a process is only ever asked as one of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
+    /// SPIRE repeats its call every 30 seconds, and logs each failure itself.
+    told: Arc<Mutex<Repeats>>,
 }
 
 impl Publisher {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, told: Arc::default() }
     }
 
     fn take(&self, source: Source, bundle: Option<&types::Bundle>) -> Result<(), Status> {
         let config = self.shared.config().ok_or_else(|| Status::failed_precondition("not configured"))?;
-        match self.shared.own_bundle.take(source, bundle, &config.trust_domain) {
-            Ok(Taken::Changed | Taken::Unchanged) => Ok(()),
-            // The datastore knows which one is right.
-            Ok(Taken::Older) => {
-                self.shared.identity_wanted.notify_one();
+        let taken = self.shared.own_bundle.take(source, bundle, &config.trust_domain);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken {
+            Ok(taken) => {
+                told.over("bundle");
+                // The datastore knows which one is right.
+                if taken == Taken::Older {
+                    self.shared.identity_wanted.notify_one();
+                }
                 Ok(())
             }
             Err(error) => {
-                error!(error = chain(&error), "own bundle cannot be published");
-                Err(Status::invalid_argument(chain(&error)))
+                let error = chain(&error);
+                if told.is_new("bundle", &error) {
+                    error!(error, "own bundle cannot be published");
+                }
+                Err(Status::invalid_argument(error))
             }
         }
     }

@@ -221,6 +221,26 @@ async fn every_kind_of_published_bundle_gets_its_answer() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_the_own_bundle_is_told_once_and_not_with_each_call() {
+    let plugin = Plugin::publisher().await;
+    let folder = plugin.launched.folder.path().to_owned();
+    plugin.configure(&configuration(&folder)).await.unwrap();
+    let mut mixed = own_bundle(&TestAuthority::new(OWN), 1);
+    mixed.x509_authorities.push(types::X509Certificate { asn1: vec![0x30], tainted: false });
+    for _ in 0..3 {
+        plugin.publish(Some(mixed.clone())).await.unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(plugin.publish(None).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let logs = plugin.launched.logs.clone();
+    assert!(plugin.stop().await.success());
+    for message in ["own bundle has authorities that cannot be published", "own bundle cannot be published"] {
+        assert_eq!(logs.with_message(message).len(), 1, "{message}");
+    }
+}
+
+#[tokio::test]
 async fn publish_answers_at_once_while_the_endpoint_is_away() {
     let plugin = Plugin::publisher().await;
     let folder = plugin.launched.folder.path().to_owned();

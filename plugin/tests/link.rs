@@ -92,6 +92,17 @@ async fn a_silent_endpoint_gets_heartbeats_and_is_dialled_again() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_hangs_up_at_once_is_dialled_at_a_bounded_pace() {
+    let (plugin, folder) = configured("").await;
+    let endpoint = FakeEndpoint::start_hasty(&folder.join("link.sock"));
+    until("three links", || endpoint.links() >= 3).await;
+    let (links, started) = (endpoint.links(), Instant::now());
+    until("five more", || endpoint.links() >= links + 5).await;
+    assert!(started.elapsed() > Duration::from_secs(3), "{:?}", started.elapsed());
+    plugin.launched.logs.wait_for("link lost").await;
+}
+
+#[tokio::test]
 async fn messages_that_make_no_sense_do_not_end_the_link() {
     let (plugin, folder) = configured("").await;
     let endpoint = FakeEndpoint::start(&folder.join("link.sock"));

@@ -33,9 +33,19 @@ pub struct FakeEndpoint {
 #[derive(Clone)]
 struct Service {
     trust_domain: String,
-    is_mute: bool,
+    manner: Manner,
     stop: CancellationToken,
     state: Arc<Mutex<State>>,
+}
+
+/// How it behaves after its hello.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Good,
+    /// Ends the stream.
+    Hasty,
+    /// Says nothing more by itself.
+    Mute,
 }
 
 #[derive(Default)]
@@ -52,20 +62,25 @@ impl FakeEndpoint {
     }
 
     pub fn start_for(path: &Path, trust_domain: &str) -> Self {
-        Self::start_as(path, trust_domain, false)
+        Self::start_as(path, trust_domain, Manner::Good)
     }
 
     /// Says hello and nothing more by itself.
     pub fn start_mute(path: &Path) -> Self {
-        Self::start_as(path, OWN, true)
+        Self::start_as(path, OWN, Manner::Mute)
     }
 
-    fn start_as(path: &Path, trust_domain: &str, is_mute: bool) -> Self {
+    /// Says hello and hangs up.
+    pub fn start_hasty(path: &Path) -> Self {
+        Self::start_as(path, OWN, Manner::Hasty)
+    }
+
+    fn start_as(path: &Path, trust_domain: &str, manner: Manner) -> Self {
         let _ = std::fs::remove_file(path);
         let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
         let service = Service {
             trust_domain: trust_domain.into(),
-            is_mute,
+            manner,
             stop: CancellationToken::new(),
             state: Arc::default(),
         };
@@ -201,7 +216,11 @@ impl Link for Service {
             state.received.clear();
             state.speak = Some(speak.clone());
         }
-        let is_mute = self.is_mute;
+        if self.manner == Manner::Hasty {
+            self.state.lock().unwrap().speak = None;
+            return Ok(Response::new(ReceiverStream::new(said).boxed()));
+        }
+        let is_mute = self.manner == Manner::Mute;
         tokio::spawn(async move {
             let heartbeat = || EndpointMessage { message: Some(FromEndpoint::Heartbeat(Heartbeat {})) };
             while !is_mute && speak.send(Ok(heartbeat())).await.is_ok() {
