@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::config::Config;
 use crate::hclog::chain;
@@ -171,11 +171,13 @@ fn take(shared: &Shared, config: &Config, reply: FetchX509IdentityResponse, repe
         }
         Err(_) => {}
     }
-    let Some(message) = reply.identity else { return };
+    let Some(mut message) = reply.identity else { return };
     let current = shared.identities.current();
     if current.is_some_and(|current| {
         current.chain.iter().map(AsRef::as_ref).eq(message.cert_chain.iter().map(Vec::as_slice))
     }) {
+        // The usual case, every few seconds: one more copy of the key that nobody needs.
+        message.private_key.zeroize();
         return;
     }
     match Identity::new(message, own) {
