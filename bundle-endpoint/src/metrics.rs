@@ -1,5 +1,6 @@
 //! Every metric: its name, its labels and what it counts. Nothing else in the crate names one.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use entente_bundle::TrustDomain;
@@ -87,6 +88,8 @@ pub(crate) struct Metrics {
     fetch_age: Family<DomainLabels, Gauge>,
     sequence_number: Family<DomainLabels, Gauge<u64, AtomicU64>>,
     soonest_expiry: Family<DomainLabels, Gauge>,
+    /// Held while the numbers of all domains are written anew.
+    writing: Mutex<()>,
 }
 
 impl Metrics {
@@ -107,6 +110,7 @@ impl Metrics {
             fetch_age: Family::default(),
             sequence_number: Family::default(),
             soonest_expiry: Family::default(),
+            writing: Mutex::default(),
         };
         metrics.register();
         metrics
@@ -232,16 +236,25 @@ impl Metrics {
         self.reloads.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
-    /// Drops the series of a relationship that has ended; its refusals stay counted.
-    pub(crate) fn forget_domain(&self, trust_domain: &TrustDomain) {
-        let labels = DomainLabels { trust_domain: trust_domain.as_str().to_owned() };
-        self.fetch_age.remove(&labels);
-        self.sequence_number.remove(&labels);
-        self.soonest_expiry.remove(&labels);
+    /// The whole as OpenMetrics text, with the numbers of every trust domain as they are now. A domain that is gone, or a
+    /// number that nobody knows any more, leaves no series behind.
+    pub(crate) fn text(
+        &self,
+        domains: impl IntoIterator<Item = (TrustDomain, DomainNumbers)>,
+    ) -> Result<String, std::fmt::Error> {
+        let _alone = crate::lock(&self.writing);
+        self.fetch_age.clear();
+        self.sequence_number.clear();
+        self.soonest_expiry.clear();
+        for (trust_domain, numbers) in domains {
+            self.domain_numbers(&trust_domain, numbers);
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
     }
 
-    /// Puts the numbers of one trust domain in, just before they are read.
-    pub(crate) fn domain_numbers(&self, trust_domain: &TrustDomain, numbers: DomainNumbers) {
+    fn domain_numbers(&self, trust_domain: &TrustDomain, numbers: DomainNumbers) {
         let labels = DomainLabels { trust_domain: trust_domain.as_str().to_owned() };
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         if let Some(age) = numbers.fetch_age_seconds {
@@ -254,13 +267,6 @@ impl Metrics {
             self.soonest_expiry.get_or_create(&labels).set(signed(expiry));
         }
     }
-
-    /// The whole as OpenMetrics text.
-    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
-    }
 }
 
 #[cfg(test)]
@@ -272,13 +278,14 @@ mod tests {
         let metrics = Metrics::new();
         metrics.request(200);
         metrics.link_refusal("uid");
-        let foreign = TrustDomain::new("b.test").unwrap();
-        metrics.domain_numbers(&foreign, DomainNumbers { sequence_number: Some(7), ..Default::default() });
-        let text = metrics.text().unwrap();
+        let domain = TrustDomain::new("b.test").unwrap();
+        let numbers = DomainNumbers { sequence_number: Some(7), ..Default::default() };
+        let text = metrics.text([(domain.clone(), numbers)]).unwrap();
         assert!(text.contains("entente_endpoint_bundle_requests_total{code=\"200\"} 1"), "{text}");
         assert!(text.contains("entente_endpoint_link_refusals_total{reason=\"uid\"} 1"), "{text}");
         assert!(text.contains("entente_endpoint_sequence_number{trust_domain=\"b.test\"} 7"), "{text}");
-        metrics.forget_domain(&foreign);
-        assert!(!metrics.text().unwrap().contains("b.test"));
+        // What is not known any more, and who is not there any more, is not shown.
+        assert!(!metrics.text([(domain, DomainNumbers::default())]).unwrap().contains("b.test"));
+        assert!(!metrics.text([]).unwrap().contains("b.test"));
     }
 }

@@ -63,25 +63,18 @@ impl View {
 
     pub(crate) fn metrics_text(&self) -> Result<String, std::fmt::Error> {
         let now = unix_now();
-        if let Some(published) = self.published.borrow().as_ref() {
-            let numbers = DomainNumbers {
-                fetch_age_seconds: None,
-                sequence_number: published.bundle.sequence_number(),
-                soonest_expiry: soonest_expiry(&published.bundle, now),
-            };
-            self.metrics.domain_numbers(self.hub.trust_domain(), numbers);
-        }
-        for state in self.relationships.snapshot() {
-            let trust_domain = &state.relationship.trust_domain;
-            let held = self.hub.held.current(trust_domain).bundle;
-            let numbers = DomainNumbers {
-                fetch_age_seconds: state.last_success.map(|then| now.as_secs().saturating_sub(then)),
-                sequence_number: held.as_ref().and_then(|bundle| bundle.sequence_number()),
-                soonest_expiry: held.as_ref().and_then(|bundle| soonest_expiry(bundle, now)),
-            };
-            self.metrics.domain_numbers(trust_domain, numbers);
-        }
-        self.metrics.text()
+        let published = self.published.borrow().clone();
+        let own = published.map(|published| {
+            let numbers = numbers(Some(&published.bundle), None, now);
+            (self.hub.trust_domain().clone(), numbers)
+        });
+        let foreign = self.relationships.snapshot().into_iter().map(|state| {
+            let trust_domain = state.relationship.trust_domain.clone();
+            let held = self.hub.held.current(&trust_domain).bundle;
+            let numbers = numbers(held.as_deref(), state.last_success, now);
+            (trust_domain, numbers)
+        });
+        self.metrics.text(own.into_iter().chain(foreign))
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -225,6 +218,14 @@ pub(crate) fn bundle_summary(bundle: &Bundle, now: UnixTime) -> BundleSummary {
             .iter()
             .map(|authority| authority.key_id().to_owned())
             .collect(),
+    }
+}
+
+fn numbers(bundle: Option<&Bundle>, last_success: Option<u64>, now: UnixTime) -> DomainNumbers {
+    DomainNumbers {
+        fetch_age_seconds: last_success.map(|then| now.as_secs().saturating_sub(then)),
+        sequence_number: bundle.and_then(Bundle::sequence_number),
+        soonest_expiry: bundle.and_then(|bundle| soonest_expiry(bundle, now)),
     }
 }
 

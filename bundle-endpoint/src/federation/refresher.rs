@@ -122,7 +122,6 @@ impl Refresher {
         let _ = task.await;
         self.0.hub.offers.withdraw(trust_domain);
         self.0.table.end(trust_domain);
-        self.0.hub.metrics.forget_domain(trust_domain);
         if changed {
             info!(%trust_domain, "federation relationship changed");
         } else {
