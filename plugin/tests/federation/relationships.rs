@@ -1,0 +1,95 @@
+//! Who writes: relationships of the block and of SPIRE, managed and assisted.
+
+use std::time::{Duration, Instant};
+
+use entente_bundle::Bundle;
+use entente_bundle::testing::TestAuthority;
+use entente_proto::link::v1 as link;
+use entente_proto::link::v1::offer_outcome::Outcome;
+use entente_proto::link::v1::relationship::Mode;
+use entente_proto::spire::api::types;
+
+use super::{FOREIGN, Federated, block};
+use crate::support::until;
+
+#[tokio::test]
+async fn a_relationship_of_spires_own_is_only_ever_assisted() {
+    let federated = Federated::new(&block(FOREIGN, "")).await;
+    let (held, newer) = (federated.bundle(0), TestAuthority::new(FOREIGN).bundle());
+    federated.spire.store.put(&held);
+    federated.spire.store.relate(FOREIGN, Some(&newer));
+    let all = federated.endpoint.wait_relationships(|all| all[0].mode() == Mode::Assisted).await;
+    assert_eq!(all.len(), 1);
+    let line = federated.plugin.launched.logs.wait_for(
+        "federation relationship is declared as managed and exists in spire too, so it is only assisted",
+    );
+    assert!(line.await["way_out"].as_str().unwrap().contains("mode = \"assisted\""));
+    assert_eq!(federated.offer(&held).await.0, Outcome::Unchanged);
+    assert_eq!(federated.offer(&newer).await, (Outcome::Set, String::new()));
+    let state = federated.spire.store.open();
+    assert!(state.sets.is_empty(), "never two writers");
+    assert_eq!(state.refreshes, [FOREIGN]);
+}
+
+#[tokio::test]
+async fn a_relationship_of_spires_own_that_cannot_be_read_or_was_hidden_since_is_not_written_to_either() {
+    let federated = Federated::with_store(&block(FOREIGN, ""), |store| {
+        store.relate(FOREIGN, None);
+        store.open().relationships.get_mut(FOREIGN).unwrap().bundle_endpoint_profile = None;
+    })
+    .await;
+    let all = federated.endpoint.wait_relationships(|all| !all.is_empty()).await;
+    assert_eq!(all[0].mode(), Mode::Assisted);
+    federated.plugin.launched.logs.wait_for("federation relationship of spire cannot be watched").await;
+    assert_eq!(federated.offer(&federated.bundle(1)).await.0, Outcome::Failed);
+    federated.spire.store.open().relationships_hidden = true;
+    federated.plugin.launched.logs.wait_for("spire server hides its federation relationships").await;
+    assert_eq!(federated.offer(&federated.bundle(2)).await.0, Outcome::Failed);
+    assert!(federated.spire.store.open().sets.is_empty(), "never two writers");
+}
+
+#[tokio::test]
+async fn an_undeclared_relationship_of_spires_is_assisted() {
+    let foreign = TestAuthority::new(FOREIGN).bundle();
+    let federated = Federated::with_store("", |store| store.relate(FOREIGN, Some(&foreign))).await;
+    let all = federated.endpoint.wait_relationships(|all| !all.is_empty()).await;
+    assert_eq!((all[0].trust_domain.as_str(), all[0].mode()), (FOREIGN, Mode::Assisted));
+    assert_eq!(federated.offer(&foreign).await.0, Outcome::Set);
+    federated.spire.store.open().relationships.clear();
+    federated.endpoint.wait_relationships(<[_]>::is_empty).await;
+    assert_eq!(federated.offer(&TestAuthority::new(FOREIGN).bundle()).await.0, Outcome::Refused);
+}
+
+#[tokio::test]
+async fn assisted_in_the_block_works_for_relationships_that_spire_does_not_list() {
+    let federated = Federated::new(&block(FOREIGN, "mode = \"assisted\"")).await;
+    let (outcome, reason) = federated.offer(&federated.bundle(1)).await;
+    assert_eq!(outcome, Outcome::Failed);
+    assert!(reason.contains("no relationship with trust domain"), "{reason}");
+    let refreshed = link_to_api(&federated.bundle(0));
+    federated.spire.store.open().refreshed.insert(FOREIGN.into(), refreshed);
+    assert_eq!(federated.offer(&federated.bundle(1)).await.0, Outcome::Set);
+    let (outcome, reason) = federated.offer(&TestAuthority::new(FOREIGN).bundle()).await;
+    assert_eq!(outcome, Outcome::Failed);
+    assert!(reason.contains("found nothing new"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_hanging_refresh_delays_nobody_else() {
+    let blocks = block(FOREIGN, "") + &block("slow.test", "mode = \"assisted\"");
+    let federated = Federated::new(&blocks).await;
+    federated.spire.store.open().hanging.insert("slow.test".into());
+    let slow = TestAuthority::new("slow.test").bundle();
+    let first = federated.endpoint.offer("slow.test", Some(link::Bundle::from(&slow))).await;
+    until("the refresh hangs", || !federated.spire.store.open().refreshes.is_empty()).await;
+    let started = Instant::now();
+    assert_eq!(federated.offer(&federated.bundle(1)).await.0, Outcome::Set);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let outcome = federated.endpoint.wait_outcome(first).await;
+    assert_eq!(outcome.outcome(), Outcome::Failed);
+    assert!(outcome.reason.contains("did not answer within 30s"), "{outcome:?}");
+}
+
+fn link_to_api(bundle: &Bundle) -> types::Bundle {
+    types::Bundle::from(bundle)
+}
