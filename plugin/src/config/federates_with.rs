@@ -15,7 +15,7 @@ use crate::relationships::{EndpointProfile, FederationRelationship, Mode, Unsign
 const EXAMPLE: &str = "federates_with \"cluster2.org\" { ... }";
 const PROFILE_EXAMPLE: &str = "bundle_endpoint_profile \"https_spiffe\" { endpoint_spiffe_id = \"spiffe://cluster2.org/spire/server\" } or bundle_endpoint_profile \"https_web\" {}";
 
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "bootstrap_bundle",
     "bundle_endpoint_profile",
     "bundle_endpoint_url",

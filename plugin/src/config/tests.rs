@@ -247,3 +247,22 @@ proptest! {
         let _ = Config::read(&damaged, "cluster1.org");
     }
 }
+
+#[test]
+fn the_readme_shows_a_configuration_that_works_and_every_key() {
+    const README: &str = include_str!("../../README.md");
+    let block = README.split("```hcl\n").nth(1).unwrap().split("```").next().unwrap();
+    let inside = |object: &hcl::Object, key: &str| {
+        let item = object.items.iter().find(|item| item.key == key).unwrap();
+        let hcl::Value::Object(object) = &item.value else { panic!("{item:?}") };
+        object.clone()
+    };
+    let plugin_data = inside(&inside(&hcl::parse(block).unwrap(), "BundlePublisher"), "plugin_data");
+    let (own, mut mistakes) = (TrustDomain::new("cluster1.org").unwrap(), Mistakes::default());
+    let config = read_root(&own, &plugin_data, &mut mistakes).unwrap();
+    assert_eq!(mistakes.0, []);
+    assert_eq!(config.federates_with.len(), 2);
+    for key in KEYS.iter().chain(federates_with::KEYS) {
+        assert!(README.contains(&format!("| `{key}")), "{key}");
+    }
+}
