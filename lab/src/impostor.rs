@@ -1,7 +1,7 @@
 //! A gRPC server that claims to be helloworld-server with whatever certificate it got hold of.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::checks::eventually;
 use crate::domain::Domain;
 use crate::ports;
 
@@ -80,9 +81,17 @@ impl Impostor {
         let accepting = tokio::spawn(accept(listener, acceptor, Arc::clone(&refusals)));
         Ok(Self { address, refusals, accepting })
     }
-    /// Why handshakes failed, as seen from here.
+    /// Why handshakes failed so far, as seen from here.
     pub fn refusals(&self) -> Vec<String> {
-        self.refusals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Waits until a client ends a handshake with an alert, not counting the first `known` refusals; answers what was heard.
+    pub async fn hears_alert(&self, known: usize) -> anyhow::Result<String> {
+        eventually("the impostor hears an alert", HANDSHAKE_TIMEOUT, async || {
+            let mut heard = self.refusals().into_iter().skip(known);
+            heard.find(|refusal| refusal.contains("alert")).context("it heard none")
+        })
+        .await
     }
 }
 
@@ -102,7 +111,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, refusals: Arc<Mute
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_) => Some("no handshake in time".to_owned()),
             };
-            refusals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(reason);
+            refusals.lock().unwrap_or_else(PoisonError::into_inner).extend(reason);
         });
     }
 }

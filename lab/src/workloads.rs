@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use entente_bundle::{SpiffeId, TrustDomain};
 
-use crate::checks::{eventually, line_in, see};
+use crate::checks::{ensure, eventually, line_in, see};
 use crate::domain::Domain;
 use crate::log_file::{LogFile, Mark};
 use crate::ports;
@@ -16,6 +16,8 @@ use crate::server_api::NewEntry;
 
 /// Entry, agent, SVID: the agent looks every second, and the server's own cache is a second behind.
 pub(crate) const IDENTITY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a client may take to stop.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Pause between two calls of the story's client.
 const CALL_INTERVAL: &str = "500ms";
 /// What the client prints per good call.
@@ -198,13 +200,12 @@ pub struct OneCall {
 }
 
 impl OneCall {
-    /// Calls `address` with the identity of `domain`'s client; gives up after `patience` without an answer.
+    /// Calls `address` with the identity of `domain`'s client, until it is answered or one side refuses the other.
     pub async fn make(
         domain: &Domain,
         program: &Path,
         address: SocketAddr,
         server_id: Option<&SpiffeId>,
-        patience: Duration,
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir_in(domain.home().folder()).context("cannot make a folder")?;
         let (out, log) = (folder.path().join("out"), folder.path().join("log"));
@@ -216,16 +217,16 @@ impl OneCall {
             launch = launch.args(["--server-id", &id.to_string()]);
         }
         let mut process = launch.start()?;
-        let ended = process.wait(patience).await;
-        if ended.is_err() {
-            process.terminate(Duration::from_secs(2)).await?;
-        }
+        let refused = eventually("helloworld-client is answered or refused", IDENTITY_DEADLINE, async || {
+            let refused = process.log().find_since(Mark::default(), &["server refused"]).is_some();
+            ensure(refused || process.check_alive().is_err(), || "neither happened".to_owned())
+                .map(|()| refused)
+        });
+        let answered = match refused.await {
+            Ok(false) => process.wait(IDENTITY_DEADLINE).await?.success(),
+            Ok(true) | Err(_) => process.terminate(STOP_GRACE).await.map(|_| false)?,
+        };
         let read = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
-        Ok(Self {
-            command_line: launch.command_line(),
-            answered: ended.is_ok_and(|status| status.success()),
-            printed: read(&out),
-            logged: read(&log),
-        })
+        Ok(Self { command_line: launch.command_line(), answered, printed: read(&out), logged: read(&log) })
     }
 }

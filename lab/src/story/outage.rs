@@ -14,7 +14,7 @@ use crate::compare::same_bundle;
 use crate::domain::Domain;
 use crate::lab::Lab;
 use crate::process;
-use crate::workloads::{CallMark, IDENTITY_DEADLINE, OneCall};
+use crate::workloads::{CallMark, OneCall};
 
 /// A plugin whose SPIRE Server was killed has to notice by itself.
 const ORPHAN_DEADLINE: Duration = Duration::from_secs(15);
@@ -120,7 +120,7 @@ async fn kill(domain: &mut Domain, part: Part) -> anyhow::Result<()> {
 async fn new_workload_gets_identity(lab: &mut Lab, side: Side) -> anyhow::Result<()> {
     let address = lab.pair()?.0.address;
     let program = lab.means.products.helloworld_client();
-    let call = OneCall::make(side.of(lab), &program, address, None, IDENTITY_DEADLINE).await?;
+    let call = OneCall::make(side.of(lab), &program, address, None).await?;
     lab.timeline.command(&call.command_line, &call.printed);
     ensure(call.answered, || format!("a new workload gets no identity: {}", call.logged.trim()))?;
     lab.timeline.held("a workload that starts now gets its identity from the restarted agent");

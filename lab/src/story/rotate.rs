@@ -1,7 +1,7 @@
 //! Step 5: a rotation of authorities in cluster1.org, while a client of cluster2.org goes on calling.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use entente_bundle::BundleSet;
@@ -17,9 +17,6 @@ use crate::server_api::holds;
 use crate::spire::Kind;
 use crate::tls_probe;
 use crate::workloads::OneCall;
-
-/// How long a call by hand may take before it counts as refused.
-const CALL_PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
     let (server, client) = lab.pair()?;
@@ -140,15 +137,13 @@ async fn refused_now(lab: &mut Lab, impostor: &Impostor, old: &str) -> anyhow::R
         "the impostor's SVID of revoked authority {} is refused, with its ID and the reason",
         short(old)
     ));
-    let heard = impostor.refusals().into_iter().skip(heard_before).collect::<Vec<_>>();
-    let alert = heard.iter().find(|refusal| refusal.contains("alert"));
-    let alert = alert.with_context(|| format!("the impostor heard no alert: {heard:?}"))?;
+    let alert = impostor.hears_alert(heard_before).await?;
     lab.timeline.held(&format!("and the impostor hears: {alert}"));
     Ok(())
 }
 
 async fn one_call(lab: &Lab, address: SocketAddr) -> anyhow::Result<OneCall> {
-    OneCall::make(&lab.two, &lab.means.products.helloworld_client(), address, None, CALL_PATIENCE).await
+    OneCall::make(&lab.two, &lab.means.products.helloworld_client(), address, None).await
 }
 
 /// Enough of an authority's ID to tell it from others.

@@ -93,7 +93,7 @@ async fn at_home(lab: &mut Lab) -> anyhow::Result<()> {
     let program = lab.means.products.helloworld_client();
     let (id, _) = register(&lab.one, "helloworld-client", &program, &[]).await?;
     let address = lab.pair()?.0.address;
-    let call = OneCall::make(&lab.one, &program, address, None, IDENTITY_DEADLINE).await?;
+    let call = OneCall::make(&lab.one, &program, address, None).await?;
     lab.timeline.command(&call.command_line, &call.printed);
     ensure(call.answered, || {
         format!("the client of the server's own domain is not answered: {}", call.logged.trim())
