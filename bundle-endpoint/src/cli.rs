@@ -157,13 +157,18 @@ fn start_quiet_logging(log: &LogArgs) -> Result<(), Ended> {
 }
 
 fn misused(problem: impl std::fmt::Display) -> Ended {
-    eprintln!("bundle-endpoint: {problem}");
+    complain(problem);
     Ended::Misused
 }
 
 fn failed(problem: impl std::fmt::Display) -> Ended {
-    eprintln!("bundle-endpoint: {problem}");
+    complain(problem);
     Ended::Badly
+}
+
+fn complain(problem: impl std::fmt::Display) {
+    // Where nobody reads it, the exit code must do; `eprintln` would panic.
+    let _ = writeln!(std::io::stderr(), "bundle-endpoint: {problem}");
 }
 
 /// To stdout; whoever reads it may have gone, which is an error and no panic.

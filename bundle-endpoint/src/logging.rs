@@ -27,7 +27,12 @@ pub fn start(level: Option<&str>, format: LogFormat) -> Result<(), String> {
     let from_environment = std::env::var("RUST_LOG").ok().filter(|value| !value.trim().is_empty());
     let wanted = from_environment.as_deref().or(level).unwrap_or("info");
     let filter = EnvFilter::try_new(wanted).map_err(|error| format!("log level {wanted:?}: {error}"))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Whoever read stderr may have gone. A line that cannot be written is lost; to complain about it there would panic.
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).init(),
         LogFormat::Text => builder.init(),

@@ -109,11 +109,15 @@ async fn serve(config: &Path) -> Served {
     Served { child, public: addresses["serve"], admin: addresses["admin"], log }
 }
 
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
 impl Served {
     /// Sends the signal and waits for the end.
-    async fn ends_on(mut self, signal: rustix::process::Signal) -> (Option<i32>, Vec<String>) {
-        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+    async fn ends_on(mut self, with: rustix::process::Signal) -> (Option<i32>, Vec<String>) {
+        signal(&self.child, with);
         let status = timeout(Duration::from_secs(15), self.child.wait()).await.expect("it ends").unwrap();
         (status.code(), self.log.await.unwrap())
     }
@@ -165,17 +169,31 @@ async fn sigterm_and_sigint_end_it_in_good_order_with_requests_in_flight_and_a_p
         })
         .await;
         assert_eq!(answer.body, document::render(&authority.bundle()).as_slice().to_vec());
-        // A kept-alive connection and one that has said nothing yet.
-        let _idle = support::client::connect(
-            served.public,
-            spiffe_tls(&authority.bundle(), "spiffe://a.test/spire/server"),
-        );
+        // A connection that waits for its first request, and one that has said nothing yet.
+        let tls = spiffe_tls(&authority.bundle(), "spiffe://a.test/spire/server");
+        let _idle = support::client::connect(served.public, tls).await.unwrap();
         let _silent = tokio::net::TcpStream::connect(served.public).await.unwrap();
         let (code, log) = served.ends_on(signal).await;
         assert_eq!(code, Some(0), "{log:#?}");
         assert!(log.iter().any(|line| line.contains("\"message\":\"stopped\"")), "{log:#?}");
         assert!(!socket.exists());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn it_runs_on_and_ends_in_good_order_when_nobody_reads_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write(&dir, "good.toml", config_text(&dir, KEYLESS, ""));
+    let served = serve(Path::new(&config)).await;
+    served.log.abort();
+    assert!(served.log.await.is_err());
+    let _ = support::client::raw(served.public, b"not tls").await;
+    let mut child = served.child;
+    assert_eq!(plain(served.admin, "/live").await.unwrap().status, 200);
+    signal(&child, rustix::process::Signal::TERM);
+    let status = timeout(Duration::from_secs(15), child.wait()).await.expect("it ends").unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(!dir.path().join("link.sock").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,6 +1,7 @@
 //! `bundle-endpoint fetch`: one verified fetch. The document goes to stdout, what was verified to stderr.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use entente_bundle::document::{self, DocumentLimits};
@@ -110,7 +111,7 @@ fn print_fetched(fetched: &Fetched, named: bool, output: FetchOutput) -> std::io
     let summary = summary(fetched, named);
     match output {
         FetchOutput::Document => {
-            eprint!("{summary}");
+            std::io::stderr().write_all(summary.as_bytes())?;
             print(&fetched.text)?;
             if fetched.text.ends_with(b"\n") { Ok(()) } else { print(b"\n") }
         }
