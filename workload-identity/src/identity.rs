@@ -72,9 +72,8 @@ impl WorkloadIdentity {
             ended: watch::Sender::new(None),
         });
         let stop = CancellationToken::new();
-        let watcher = Watcher::new(shared.clone(), address, settings);
-        let stopped = stop.clone();
-        tokio::spawn(async move { stopped.run_until_cancelled_owned(watcher.run()).await });
+        let watcher = Watcher::new(shared.clone(), address, settings, stop.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watcher.run()));
         Self { shared, _stop: Arc::new(stop.drop_guard()) }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use entente_proto::workload::X509svidResponse;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::connection;
@@ -21,6 +22,7 @@ pub(crate) struct Watcher {
     shared: Arc<Shared>,
     address: WorkloadApiAddress,
     settings: Settings,
+    stop: CancellationToken,
     backoff: ExponentialBackoff,
     /// Unix seconds: when the presented SVID ends. `None` while nothing is presented.
     expires_at: Option<u64>,
@@ -30,14 +32,23 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn new(shared: Arc<Shared>, address: WorkloadApiAddress, settings: Settings) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        address: WorkloadApiAddress,
+        settings: Settings,
+        stop: CancellationToken,
+    ) -> Self {
         let backoff = new_backoff(&settings);
-        Self { shared, address, settings, backoff, expires_at: None, withdraw_at: None }
+        Self { shared, address, settings, stop, backoff, expires_at: None, withdraw_at: None }
     }
 
     pub(crate) async fn run(mut self) {
         loop {
             let failure = self.session().await;
+            // A runtime that shuts down may break the stream while an update is being read; nobody is left to whom that is news.
+            if self.stop.is_cancelled() {
+                return;
+            }
             let is_final = failure.is_final();
             self.note_failure(failure);
             if is_final {
