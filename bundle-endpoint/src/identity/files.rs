@@ -2,10 +2,13 @@
 //!
 //! Content is compared, not times: a mount that is swapped underneath (Kubernetes) shows no event on the file.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use entente_bundle::text::hex;
 use entente_bundle::tls::{CertificateSlot, provider};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -32,6 +35,8 @@ pub(crate) enum CertificateFileError {
     TooLarge { path: PathBuf, limit: u64 },
     #[error("{} holds no pem certificate", path.display())]
     NoCertificate { path: PathBuf },
+    #[error("{} is no file", path.display())]
+    NoFile { path: PathBuf },
     #[error("{} holds no pem private key that can be used", path.display())]
     NoKey { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("{} is not pem", path.display())]
@@ -84,8 +89,7 @@ impl CertificateFiles {
         self.seen = Some(seen);
         match pair.and_then(|(certificate, key)| self.pair(&certificate, key)) {
             Ok(certified) => {
-                let fingerprint =
-                    certified.cert.first().map(|leaf| crate::published::hex(&Sha256::digest(leaf)));
+                let fingerprint = certified.cert.first().map(|leaf| hex(&Sha256::digest(leaf)));
                 info!(certificate_file = %self.certificate.display(), fingerprint, "certificate loaded");
                 self.slot.set(certified);
                 self.metrics.certificate_reload("ok");
@@ -123,10 +127,17 @@ type Secret = Zeroizing<Vec<u8>>;
 
 fn read(path: &Path) -> Result<Vec<u8>, CertificateFileError> {
     let unreadable = |source| CertificateFileError::Read { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE_BYTES {
+    // Before it is opened: to open a pipe waits for somebody who writes.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(CertificateFileError::NoFile { path: path.to_owned() });
+    }
+    let mut content = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() as u64 > MAX_FILE_BYTES {
         return Err(CertificateFileError::TooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES });
     }
-    std::fs::read(path).map_err(unreadable)
+    Ok(content)
 }
 
 // Of both contents, or of what is wrong with them.
@@ -186,5 +197,19 @@ mod tests {
         std::fs::write(&key, &second.1).unwrap();
         files.look().await;
         assert_ne!(leaf(&files), loaded);
+    }
+
+    #[test]
+    fn what_is_no_file_or_too_large_is_refused_without_a_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for path in [dir.path(), pipe.as_path(), Path::new("/dev/zero")] {
+            assert!(matches!(read(path), Err(CertificateFileError::NoFile { .. })), "{}", path.display());
+        }
+        let large = dir.path().join("large");
+        File::create(&large).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        assert!(matches!(read(&large), Err(CertificateFileError::TooLarge { .. })));
     }
 }
