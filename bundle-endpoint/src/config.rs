@@ -119,6 +119,9 @@ pub struct FetchConfig {
     pub max_keys: usize,
 }
 
+/// A revocation must be noticed some day.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(30 * 86_400);
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -187,6 +190,11 @@ impl Config {
     /// What is wrong, where, and what was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        if config.link.allowed_uids.as_ref().is_some_and(Vec::is_empty) {
+            return Err("[link] allowed_uids is empty, so that nobody could link: leave it out to allow our own user \
+                        and root"
+                .into());
+        }
         config.fetch.check()?;
         Ok(config)
     }
@@ -213,6 +221,9 @@ impl FetchConfig {
         }
         if self.maximum_interval < self.minimum_interval {
             return Err("[fetch] maximum_interval must not be less than minimum_interval".into());
+        }
+        if self.maximum_interval > LONGEST_INTERVAL {
+            return Err("[fetch] maximum_interval must not be more than 30 days".into());
         }
         if self.request_timeout.is_zero() {
             return Err("[fetch] request_timeout must be more than zero".into());
@@ -357,6 +368,12 @@ listen = "127.0.0.1:8080"
     }
 
     #[test]
+    fn a_list_of_users_that_names_nobody_is_refused() {
+        let message = refused(&LEAST.replace("[link]\n", "[link]\nallowed_uids = []\n"));
+        assert!(message.contains("allowed_uids"), "{message}");
+    }
+
+    #[test]
     fn profiles_take_only_their_own_keys() {
         let web = LEAST.replace("https_spiffe", "https_web");
         assert!(refused(&web).contains("certificate_file"));
@@ -370,6 +387,8 @@ listen = "127.0.0.1:8080"
     fn bounds_that_contradict_each_other_are_refused() {
         let text = format!("{LEAST}[fetch]\nminimum_interval = \"2h\"\n");
         assert!(refused(&text).contains("maximum_interval"));
+        let years = format!("{LEAST}[fetch]\nmaximum_interval = \"100000000000y\"\n");
+        assert!(refused(&years).contains("30 days"));
         assert!(refused(&format!("{LEAST}[fetch]\nmax_bytes = 0\n")).contains("max_bytes"));
         assert!(refused(&format!("{LEAST}[fetch]\nmax_bytes = -1\n")).contains("max_bytes"));
     }
