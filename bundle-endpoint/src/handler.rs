@@ -58,7 +58,7 @@ impl BundleHandler {
             return response;
         };
         self.last_served.store(crate::time::unix_now().as_secs(), Ordering::Relaxed);
-        if request.headers().get(IF_NONE_MATCH).is_some_and(|tags| published.matches(tags)) {
+        if request.headers().get_all(IF_NONE_MATCH).iter().any(|tags| published.matches(tags)) {
             return document(&published, StatusCode::NOT_MODIFIED, true);
         }
         document(&published, StatusCode::OK, head)

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use entente_bundle::refresh::RefreshPolicy;
+use entente_bundle::text::hex;
 use entente_bundle::{Bundle, document};
 use http::HeaderValue;
 use hyper::body::Bytes;
 use tokio::sync::watch;
 use tracing::info;
-
-/// Where the bundle has no refresh hint, consumers look every five minutes (FED 6.1).
-const DEFAULT_HINT: Duration = Duration::from_secs(300);
 
 /// No cache may hold a document for longer, however high the hint: a cache in between delays revocation.
 const LONGEST_CACHE: Duration = Duration::from_secs(300);
@@ -33,11 +32,24 @@ impl Published {
     pub(crate) fn new(bundle: Arc<Bundle>, since: SystemTime) -> Self {
         let body = document::render(&bundle).into();
         let etag = format!("\"{}\"", hex(&bundle.digest()));
-        // A quarter of the hint is how often consumers ask, so a cache delays nothing by more than one of their polls.
-        let hint = bundle.refresh_hint().unwrap_or(DEFAULT_HINT);
-        let seconds = (hint / 4).min(LONGEST_CACHE).as_secs().max(1);
+        // So often do consumers ask, ours and SPIRE's: a cache delays nothing by more than one of their polls.
+        let usual = RefreshPolicy::default();
+        let poll = bundle.refresh_hint().unwrap_or(usual.default_hint) / usual.divisor;
+        let seconds = poll.min(LONGEST_CACHE).as_secs().max(1);
         let cache_control = format!("public, max-age={seconds}, must-revalidate");
         Self { body, etag: header(&etag), cache_control: header(&cache_control), since, bundle }
+    }
+
+    /// The same document of a bundle that differs in nothing that is served.
+    fn with_bundle(&self, bundle: Arc<Bundle>) -> Self {
+        let Self { body, etag, cache_control, since, .. } = self;
+        Self {
+            bundle,
+            body: body.clone(),
+            etag: etag.clone(),
+            cache_control: cache_control.clone(),
+            since: *since,
+        }
     }
 
     /// True when `If-None-Match` names this document (RFC 9110 13.1.2: weak comparison).
@@ -70,9 +82,10 @@ pub(crate) async fn publish(
 }
 
 fn publish_one(bundle: Arc<Bundle>, published: &watch::Sender<Option<Arc<Published>>>) {
-    let before = published.borrow().as_ref().map(|published| published.bundle.digest());
-    if before == Some(bundle.digest()) {
-        // Only what cannot be served changed: taints, JWT expiry.
+    let before = published.borrow().clone();
+    if let Some(before) = before.filter(|before| before.bundle.digest() == bundle.digest()) {
+        // Only what cannot be served changed, taints and ends of JWT authorities: the same bytes, for the status page.
+        published.send_replace(Some(Arc::new(before.with_bundle(bundle))));
         return;
     }
     let document = Published::new(bundle, SystemTime::now());
@@ -91,13 +104,10 @@ fn header(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use entente_bundle::TrustDomain;
+    use entente_bundle::testing::TestAuthority;
+    use entente_bundle::{TrustDomain, X509Authority};
 
     use super::*;
 
@@ -113,6 +123,23 @@ mod tests {
         assert_eq!(published(1, None).etag, published(1, None).etag);
         assert_ne!(published(1, None).etag, published(2, None).etag);
         assert_eq!(published(1, None).etag.len(), 66);
+    }
+
+    #[test]
+    fn a_taint_changes_what_is_known_and_not_what_is_served() {
+        let authority = TestAuthority::new("a.test");
+        let bundle = |tainted| {
+            let authority = X509Authority::from_der(authority.certificate(), tainted).unwrap();
+            let domain = TrustDomain::new("a.test").unwrap();
+            Arc::new(Bundle::new(domain, vec![authority], vec![], Some(1), None))
+        };
+        let (sender, receiver) = watch::channel(None);
+        publish_one(bundle(false), &sender);
+        let before = receiver.borrow().clone().unwrap();
+        publish_one(bundle(true), &sender);
+        let after = receiver.borrow().clone().unwrap();
+        assert_eq!((&after.body, &after.etag, after.since), (&before.body, &before.etag, before.since));
+        assert!(after.bundle.x509_authorities()[0].is_tainted());
     }
 
     #[test]
