@@ -151,7 +151,8 @@ async fn stay_up(options: &Options) -> anyhow::Result<bool> {
 
 /// Waits for Ctrl-C or SIGTERM; either way everything that was started is ended.
 async fn told_to_stop() -> anyhow::Error {
-    let signals = signal(SignalKind::interrupt()).and_then(|interrupt| Ok((interrupt, signal(SignalKind::terminate())?)));
+    let signals = signal(SignalKind::interrupt())
+        .and_then(|interrupt| Ok((interrupt, signal(SignalKind::terminate())?)));
     match signals {
         Ok((mut interrupt, mut terminate)) => {
             tokio::select! {
