@@ -1,14 +1,14 @@
 //! Fetching foreign bundles: who with, one fetch, and when to fetch again.
 
 mod body;
-pub mod client;
+pub(crate) mod client;
 mod dial;
-pub mod error;
+mod error;
 mod follower;
 mod offering;
-pub mod refresher;
-pub mod relationship;
+pub(crate) mod refresher;
+pub(crate) mod relationship;
 mod resolve;
 pub(crate) mod table;
-pub mod url;
-pub mod web;
+mod url;
+mod web;

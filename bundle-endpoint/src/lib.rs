@@ -7,7 +7,7 @@ mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod federation;
+mod federation;
 mod handler;
 pub mod health;
 mod identity;

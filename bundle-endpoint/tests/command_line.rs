@@ -228,18 +228,14 @@ async fn fetch_prints_the_document_to_stdout_and_what_it_verified_to_stderr() {
     let json = write(&dir, "b.json", document::render(&authority.bundle()));
     let pem = write(&dir, "b.pem", pem(authority.certificate()));
     let id = "spiffe://b.test/spire/server";
+    let url = foreign.url();
+    let fetch = async |bundle: &str, more: &[&str]| {
+        let asked =
+            ["fetch", &url, "--profile", "https_spiffe", "--endpoint-spiffe-id", id, "--bundle", bundle];
+        run(&[&asked, more].concat()).await
+    };
     for bundle in [&json, &pem] {
-        let output = run(&[
-            "fetch",
-            &foreign.url(),
-            "--profile",
-            "https_spiffe",
-            "--endpoint-spiffe-id",
-            id,
-            "--bundle",
-            bundle,
-        ])
-        .await;
+        let output = fetch(bundle, &[]).await;
         assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
         assert_eq!(output.stdout.trim_ascii_end(), served.trim_ascii_end());
         let summary = text(&output.stderr);
@@ -248,19 +244,7 @@ async fn fetch_prints_the_document_to_stdout_and_what_it_verified_to_stderr() {
             "{summary}"
         );
     }
-    let output = run(&[
-        "fetch",
-        &foreign.url(),
-        "--profile",
-        "https_spiffe",
-        "--endpoint-spiffe-id",
-        id,
-        "--bundle",
-        &json,
-        "--output",
-        "summary",
-    ])
-    .await;
+    let output = fetch(&json, &["--output", "summary"]).await;
     assert!(text(&output.stdout).contains("x509 ") && output.stderr.is_empty());
 }
 

@@ -277,37 +277,24 @@ async fn without_a_bundle_to_authenticate_with_it_says_so_and_fetches_once_there
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_endpoint_of_another_domain_is_authenticated_with_that_domains_bundle() {
-    let (_endpoint, mut plugin) = linked(PATIENT).await;
-    let (served, server) = (TestAuthority::new("b.test"), TestAuthority::new("c.test"));
-    let says = Says::Document(document::render(&served.bundle_with(Some(4), None)));
-    let foreign = Foreign::new(&server.svid("/spire/server").build(), says).await;
-    plugin.holds("c.test", Some(&server.bundle())).await;
-    let relationship = entente_proto::link::v1::Relationship {
-        trust_domain: "b.test".into(),
-        ..spiffe("c.test", &foreign.url())
-    };
-    plugin.relationships(vec![relationship]).await;
-    let offer = plugin.next_offer().await;
-    assert_eq!(
-        (offer.trust_domain.as_str(), offer.bundle.unwrap().trust_domain.as_str()),
-        ("b.test", "b.test")
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_endpoint_with_an_id_of_our_own_domain_is_authenticated_with_our_own_bundle() {
-    let (_endpoint, mut plugin) = linked(PATIENT).await;
-    let (served, ours) = (TestAuthority::new("b.test"), TestAuthority::new("a.test"));
-    let says = Says::Document(document::render(&served.bundle_with(Some(4), None)));
-    let foreign = Foreign::new(&ours.svid("/spire/server").build(), says).await;
-    plugin.holds("a.test", Some(&ours.bundle())).await;
-    let relationship = entente_proto::link::v1::Relationship {
-        trust_domain: "b.test".into(),
-        ..spiffe("a.test", &foreign.url())
-    };
-    plugin.relationships(vec![relationship]).await;
-    assert_eq!(plugin.next_offer().await.trust_domain, "b.test");
+async fn an_endpoint_of_another_domain_or_our_own_is_authenticated_with_that_domains_bundle() {
+    for endpoints_domain in ["c.test", "a.test"] {
+        let (_endpoint, mut plugin) = linked(PATIENT).await;
+        let (served, server) = (TestAuthority::new("b.test"), TestAuthority::new(endpoints_domain));
+        let says = Says::Document(document::render(&served.bundle_with(Some(4), None)));
+        let foreign = Foreign::new(&server.svid("/spire/server").build(), says).await;
+        plugin.holds(endpoints_domain, Some(&server.bundle())).await;
+        let relationship = entente_proto::link::v1::Relationship {
+            trust_domain: "b.test".into(),
+            ..spiffe(endpoints_domain, &foreign.url())
+        };
+        plugin.relationships(vec![relationship]).await;
+        let offer = plugin.next_offer().await;
+        assert_eq!(
+            (offer.trust_domain.as_str(), offer.bundle.unwrap().trust_domain.as_str()),
+            ("b.test", "b.test")
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

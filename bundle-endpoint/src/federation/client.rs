@@ -31,44 +31,44 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 
 /// What to fetch, and how the endpoint proves itself.
 #[derive(Clone, Debug)]
-pub struct FetchRequest {
+pub(crate) struct FetchRequest {
     /// Whose bundle it is, whatever the document says.
-    pub trust_domain: TrustDomain,
+    pub(crate) trust_domain: TrustDomain,
     /// As configured.
-    pub url: String,
+    pub(crate) url: String,
     /// How the endpoint proves itself.
-    pub profile: EndpointProfile,
+    pub(crate) profile: EndpointProfile,
     /// Whether a redirect is followed.
-    pub follow_redirects: bool,
+    pub(crate) follow_redirects: bool,
 }
 
 /// Bounds on one fetch.
 #[derive(Clone, Copy, Debug)]
-pub struct FetchLimits {
+pub(crate) struct FetchLimits {
     /// For everything, redirects included.
-    pub request_timeout: Duration,
+    pub(crate) request_timeout: Duration,
     /// Of the document, after inflating.
-    pub max_bytes: usize,
+    pub(crate) max_bytes: usize,
     /// Elements of the document.
-    pub max_keys: usize,
+    pub(crate) max_keys: usize,
 }
 
 /// What came back.
 #[derive(Debug)]
-pub struct Fetched {
+pub(crate) struct Fetched {
     /// The document, read.
-    pub parsed: ParsedDocument,
+    pub(crate) parsed: ParsedDocument,
     /// The document, as it came.
-    pub text: Vec<u8>,
+    pub(crate) text: Vec<u8>,
     /// The ID that the endpoint proved; `https_spiffe` only.
-    pub presented: Option<SpiffeId>,
+    pub(crate) presented: Option<SpiffeId>,
     /// Where the bundle was in the end.
-    pub url: EndpointUrl,
+    pub(crate) url: EndpointUrl,
 }
 
 /// Fetches; holds nothing of any one relationship.
 #[derive(Clone, Debug)]
-pub struct FetchClient {
+pub(crate) struct FetchClient {
     limits: FetchLimits,
     system_roots: Arc<SystemRoots>,
     resolver: Resolver,
@@ -76,7 +76,7 @@ pub struct FetchClient {
 
 impl FetchClient {
     /// A client with these bounds.
-    pub fn new(limits: FetchLimits) -> Self {
+    pub(crate) fn new(limits: FetchLimits) -> Self {
         Self { limits, system_roots: Arc::default(), resolver: Resolver::default() }
     }
 
@@ -84,7 +84,7 @@ impl FetchClient {
     ///
     /// # Errors
     /// [`FetchError`] says why there is no bundle; nothing of a refused document may be used.
-    pub async fn fetch(
+    pub(crate) async fn fetch(
         &self,
         request: &FetchRequest,
         bundles: &dyn BundleSource,

@@ -10,7 +10,7 @@ use super::url::UrlError;
 
 /// Why a fetch failed. Whatever the reason, the held bundle stays in force.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// Not one address accepted the connection.
     #[error("cannot connect to {address}")]
     Connect {
@@ -149,7 +149,7 @@ fn hint_text(hint: &Option<&'static str>) -> String {
 
 impl FetchError {
     /// A constant word for metrics and status.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "connect",
             Self::Document(DocumentError::TooLarge { .. }) | Self::TooLarge { .. } => "too_large",
@@ -174,12 +174,12 @@ impl FetchError {
     }
 
     /// True when a newer bundle for authentication might change the outcome.
-    pub fn is_authentication(&self) -> bool {
+    pub(crate) fn is_authentication(&self) -> bool {
         matches!(self, Self::NoAuthenticationBundle { .. } | Self::Svid { .. } | Self::WrongId { .. })
     }
 
     /// The SPIFFE ID that the endpoint presented, where the failure knows it.
-    pub fn presented(&self) -> Option<&SpiffeId> {
+    pub(crate) fn presented(&self) -> Option<&SpiffeId> {
         match self {
             Self::WrongId { presented, .. } => Some(presented),
             Self::Svid { source, .. } => source.presented(),

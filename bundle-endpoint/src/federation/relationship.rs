@@ -6,22 +6,22 @@ use entente_bundle::{SpiffeId, TrustDomain};
 
 /// One foreign trust domain and where its bundle is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FederationRelationship {
+pub(crate) struct FederationRelationship {
     /// Whose bundle it is, whatever the document says.
-    pub trust_domain: TrustDomain,
+    pub(crate) trust_domain: TrustDomain,
     /// As configured; a wrong one fails each fetch with its reason, so that it stays visible.
-    pub bundle_endpoint_url: String,
+    pub(crate) bundle_endpoint_url: String,
     /// How the endpoint proves itself.
-    pub profile: EndpointProfile,
+    pub(crate) profile: EndpointProfile,
     /// Who sets the bundle.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// FED 7.5.1 lets an operator turn redirects off; here they are off until turned on.
-    pub follow_redirects: bool,
+    pub(crate) follow_redirects: bool,
 }
 
 /// How a bundle endpoint proves that it is the right one (FED 5.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EndpointProfile {
+pub(crate) enum EndpointProfile {
     /// With an X509-SVID of exactly this ID.
     HttpsSpiffe {
         /// The ID.
@@ -36,7 +36,7 @@ pub enum EndpointProfile {
 
 /// Who brings the bundle into SPIRE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// SPIRE has the relationship and fetches itself; we watch for changes.
     Assisted,
     /// We fetch, the plugin verifies and sets.
@@ -45,7 +45,7 @@ pub enum Mode {
 
 impl EndpointProfile {
     /// The name on the wire.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::HttpsSpiffe { .. } => "https_spiffe",
             Self::HttpsWeb { .. } => "https_web",
@@ -53,7 +53,7 @@ impl EndpointProfile {
     }
 
     /// Which trust domain's bundle authenticates the endpoint, if any does.
-    pub fn authenticating_domain(&self) -> Option<&TrustDomain> {
+    pub(crate) fn authenticating_domain(&self) -> Option<&TrustDomain> {
         match self {
             Self::HttpsSpiffe { endpoint_spiffe_id } => Some(endpoint_spiffe_id.trust_domain()),
             Self::HttpsWeb { .. } => None,
@@ -63,7 +63,7 @@ impl EndpointProfile {
 
 impl Mode {
     /// The name in configuration and logs.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Assisted => "assisted",
             Self::Managed => "managed",

@@ -9,7 +9,7 @@ use rustls_pki_types::ServerName;
 
 /// A valid bundle endpoint URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointUrl {
+pub(crate) struct EndpointUrl {
     /// Without brackets where it is an IPv6 address.
     host: String,
     port: u16,
@@ -18,7 +18,7 @@ pub struct EndpointUrl {
 
 /// Why a text is no bundle endpoint URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UrlError {
+pub(crate) enum UrlError {
     /// No URL at all.
     #[error("{url:?} is no url")]
     Malformed {
@@ -44,27 +44,27 @@ pub enum UrlError {
 
 impl EndpointUrl {
     /// Name or address, without brackets.
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
     /// 443 where the URL does not say.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// The address, where the host is one.
-    pub fn ip(&self) -> Option<IpAddr> {
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 
     /// What is asked for; begins with a slash.
-    pub fn path_and_query(&self) -> &str {
+    pub(crate) fn path_and_query(&self) -> &str {
         &self.path_and_query
     }
 
     /// `host:port` as it stands in a URL; the port is left out where it is 443.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let host = match self.ip() {
             Some(IpAddr::V6(_)) => format!("[{}]", self.host),
             _ => self.host.clone(),

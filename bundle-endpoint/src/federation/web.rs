@@ -22,7 +22,7 @@ const SYSTEM_ROOTS_AGE: Duration = Duration::from_secs(3600);
 
 /// The system's web PKI authorities, read when first wanted.
 #[derive(Debug, Default)]
-pub struct SystemRoots(Mutex<Option<(Instant, Arc<RootCertStore>)>>);
+pub(crate) struct SystemRoots(Mutex<Option<(Instant, Arc<RootCertStore>)>>);
 
 impl SystemRoots {
     /// The current ones.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use entente_bundle::tls::{SvidVerifier, client_config, provider};
 use entente_bundle::{Authorizer, Bundle, SpiffeId, svid};
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -102,16 +102,14 @@ pub async fn ask(
         tokio::spawn(connection);
         sender.send_request(request).await
     };
+    Ok(Answer { presented, protocol, ..read(response).await? })
+}
+
+async fn read(response: hyper::Result<Response<Incoming>>) -> io::Result<Answer> {
     let (head, body) = response.map_err(io::Error::other)?.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
-    Ok(Answer {
-        status: head.status.as_u16(),
-        headers: head.headers,
-        body,
-        presented,
-        protocol,
-        version: head.version,
-    })
+    let (status, headers, version) = (head.status.as_u16(), head.headers, head.version);
+    Ok(Answer { status, headers, body, presented: None, protocol: None, version })
 }
 
 /// Plain HTTP, for the admin listener.
@@ -121,17 +119,7 @@ pub async fn plain(address: SocketAddr, path: &str) -> io::Result<Answer> {
         hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
     let request = Request::get(path).header("host", "admin").body(Empty::<Bytes>::new()).unwrap();
-    let (head, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
-    let body = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
-    let (presented, protocol) = (None, None);
-    Ok(Answer {
-        status: head.status.as_u16(),
-        headers: head.headers,
-        body,
-        presented,
-        protocol,
-        version: head.version,
-    })
+    read(sender.send_request(request).await).await
 }
 
 /// Sends bytes and reads all that comes back until the other side closes.
