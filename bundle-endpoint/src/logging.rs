@@ -1,9 +1,11 @@
 //! Logs to stderr as text or JSON, and the brake on lines that a stranger could provoke without end.
 
+use std::error::Error;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use entente_bundle::causes::causes;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
@@ -40,18 +42,16 @@ pub fn start(level: Option<&str>, format: LogFormat) -> Result<(), String> {
     Ok(())
 }
 
-/// The whole chain of an error, from what to why, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
+/// An error and all of its causes, on one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).fold(String::new(), |text, next| {
+        // Some errors tell their cause themselves.
+        match text.is_empty() {
+            true => next,
+            false if text.ends_with(&next) => text,
+            false => format!("{text}: {next}"),
         }
-        source = error.source();
-    }
-    text
+    })
 }
 
 /// Lets one line through per interval, so that a port scan cannot fill a disk; metrics count the rest.

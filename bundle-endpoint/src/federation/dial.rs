@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use entente_bundle::causes::causes;
 use entente_bundle::tls::{SvidVerifier, client_config};
 use entente_bundle::{Authorizer, Bundle, BundleSource, SpiffeId, SvidError, TrustDomain, svid};
 use rustls::ClientConfig;
@@ -130,13 +131,13 @@ fn refusal(error: io::Error, profile: &EndpointProfile) -> FetchError {
     {
         return svid_refusal(refused.clone(), expected);
     }
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::Other(other)) => match other.0.downcast_ref::<SvidInsteadOfWeb>() {
-            Some(svid) => FetchError::WebCertificate { source: svid.refusal.clone(), hint: Some(TRY_SPIFFE) },
-            None => FetchError::Tls { source: error },
-        },
+    if let Some(svid) = causes(&error).find_map(|cause| cause.downcast_ref::<SvidInsteadOfWeb>()) {
+        return FetchError::WebCertificate { source: svid.refusal.clone(), hint: Some(TRY_SPIFFE) };
+    }
+    let refused = causes(&error).find_map(|cause| cause.downcast_ref::<rustls::Error>()).cloned();
+    match refused {
         Some(source @ rustls::Error::InvalidCertificate(_)) => {
-            FetchError::WebCertificate { source: source.clone(), hint: None }
+            FetchError::WebCertificate { source, hint: None }
         }
         _ => FetchError::Tls { source: error },
     }

@@ -38,8 +38,8 @@ pub(crate) enum LentError {
     #[error("the lent certificate is no x509-svid")]
     Leaf(#[from] SvidError),
     /// Nothing at all.
-    #[error("the lent certificate cannot be read")]
-    Unreadable,
+    #[error("the lent chain holds no certificate")]
+    Missing,
 }
 
 /// One chain that a linked plugin signs for.
@@ -105,14 +105,12 @@ impl LentIdentity {
         lenders: &Lenders,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LentError> {
-        let leaf = chain.first().ok_or(LentError::Unreadable)?;
-        let spiffe_id = svid::leaf_id(leaf)?;
+        let leaf = chain.first().ok_or(LentError::Missing)?;
+        let svid::Leaf { id: spiffe_id, not_after, .. } = svid::Leaf::read(leaf)?;
         if spiffe_id.trust_domain() != trust_domain {
             return Err(LentError::ForeignId { presented: spiffe_id, expected: trust_domain.clone() });
         }
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| LentError::Unreadable)?;
-        let schemes = schemes_of(&parsed).ok_or(LentError::KeyKind)?;
-        let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        let schemes = schemes_of(leaf).ok_or(LentError::KeyKind)?;
         let leaf_sha256 = Sha256::digest(leaf).into();
         let health = Arc::clone(&lenders.health);
         let signer = RemoteKey { schemes, leaf_sha256, queue: Arc::clone(&queue), health, metrics };
@@ -237,7 +235,8 @@ const RSA: &[SignatureScheme] =
     &[SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PSS_SHA384, SignatureScheme::RSA_PSS_SHA512];
 
 // SPIRE's `ca_key_type` is one of rsa-2048, rsa-4096, ec-p256, ec-p384, and the SVID's key is of the same kind.
-fn schemes_of(leaf: &X509Certificate<'_>) -> Option<&'static [SignatureScheme]> {
+fn schemes_of(leaf: &CertificateDer<'_>) -> Option<&'static [SignatureScheme]> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
     match leaf.public_key().parsed().ok()? {
         PublicKey::EC(point) => match point.key_size() {
             256 => Some(P256),

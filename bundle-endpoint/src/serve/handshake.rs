@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use entente_bundle::causes::causes;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -195,10 +196,7 @@ impl Failure {
 }
 
 fn sign_error(error: &io::Error) -> Option<&SignError> {
-    let rustls::Error::Other(other) = error.get_ref()?.downcast_ref()? else {
-        return None;
-    };
-    other.0.downcast_ref()
+    causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// A fatal `internal_error` in the clear.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use entente_bundle::causes::causes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -134,12 +135,8 @@ fn reason(error: &(dyn Error + 'static), has_begun: bool) -> Option<&'static str
     if http.is_incomplete_message() {
         return Some("incomplete");
     }
-    let mut source = http.source();
-    while let Some(error) = source {
-        if error.is::<io::Error>() {
-            return None;
-        }
-        source = error.source();
+    if causes(error).any(|cause| cause.is::<io::Error>()) {
+        return None;
     }
     Some("protocol")
 }
