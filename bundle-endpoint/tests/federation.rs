@@ -20,6 +20,7 @@ use support::endpoint::{Endpoint, KEYLESS};
 use support::eventually;
 use support::foreign::{Foreign, Says, ok, redirect};
 use support::plugin::{FakePlugin, spiffe, web};
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 const QUICK: &str =
@@ -484,6 +485,26 @@ async fn a_url_that_is_none_and_a_peer_that_is_away_stay_visible() {
         endpoint.relationship("b.test").await?.failure.filter(|failure| failure.reason == "connect")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_peer_that_does_not_speak_tls_or_nothing_at_all_is_refused() {
+    let authority = TestAuthority::new("b.test");
+    for (says, expected) in [(&b""[..], "timeout"), (b"HTTP/1.1 200 OK\r\n\r\n{\"keys\":[]}", "tls")] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let speaking = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            tcp.write_all(says).await.unwrap();
+            std::future::pending::<()>().await
+        });
+        let (endpoint, mut plugin) = linked(PATIENT).await;
+        plugin.holds("b.test", Some(&authority.bundle())).await;
+        plugin.relationships(vec![spiffe("b.test", &url)]).await;
+        endpoint.fetch_fails("b.test", expected).await;
+        assert!(plugin.no_offer());
+        speaking.abort();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

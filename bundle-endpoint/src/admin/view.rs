@@ -12,7 +12,7 @@ use crate::federation::table::{RelationshipState, RelationshipTable};
 use crate::handler::BundleHandler;
 use crate::health::{Readiness, Reason};
 use crate::identity::Identity;
-use crate::link::{Hub, LinkInfo, Outcome};
+use crate::link::{Hub, LinkInfo, Offer, Outcome};
 use crate::metrics::{DomainNumbers, Metrics};
 use crate::published::PublishedWatch;
 use crate::status::{
@@ -21,7 +21,7 @@ use crate::status::{
 };
 use crate::time::{rfc3339, unix_now, unix_seconds};
 
-/// An offer that the plugin has not answered is no trouble for so long after the fetch.
+/// An offer that the plugin has not answered is no trouble for so long.
 const OFFER_PATIENCE_SECONDS: u64 = 30;
 
 /// The parts that are shown.
@@ -109,7 +109,7 @@ impl View {
         let relationship = &state.relationship;
         let held = self.hub.held.current(&relationship.trust_domain).bundle;
         let outcome = state.offer.as_ref().map(|offer| offer.outcome().borrow().clone());
-        let reason = trouble(state, held.as_deref(), outcome.as_ref(), now);
+        let reason = trouble(state, held.as_deref(), now);
         let endpoint_spiffe_id = match &relationship.profile {
             EndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => Some(endpoint_spiffe_id.to_string()),
             EndpointProfile::HttpsWeb { .. } => None,
@@ -148,25 +148,15 @@ impl View {
 }
 
 /// Why a relationship is not healthy, in words for an operator.
-fn trouble(
-    state: &RelationshipState,
-    held: Option<&Bundle>,
-    outcome: Option<&Outcome>,
-    now: UnixTime,
-) -> Option<String> {
+fn trouble(state: &RelationshipState, held: Option<&Bundle>, now: UnixTime) -> Option<String> {
     if let Some(failure) = &state.failure {
         return Some(format!("fetch failed: {}", failure.detail));
     }
-    let Some(fetched_at) = state.last_success else {
+    if state.last_success.is_none() {
         return Some("not fetched yet".into());
-    };
-    match outcome {
-        Some(Outcome::Refused { reason }) => return Some(format!("the plugin refused the bundle: {reason}")),
-        Some(Outcome::Failed { reason }) => return Some(format!("SPIRE did not take the bundle: {reason}")),
-        Some(Outcome::Pending) if now.as_secs().saturating_sub(fetched_at) > OFFER_PATIENCE_SECONDS => {
-            return Some("the plugin has not answered the offered bundle".into());
-        }
-        Some(Outcome::Pending | Outcome::Set | Outcome::Unchanged) | None => {}
+    }
+    if let Some(trouble) = state.offer.as_ref().and_then(|offer| offer_trouble(offer, now)) {
+        return Some(trouble);
     }
     let Some(held) = held else {
         return Some("SPIRE holds no bundle yet".into());
@@ -177,6 +167,17 @@ fn trouble(
     let unusable = held.x509_authorities().iter().all(|authority| authority.is_expired(now));
     (unusable && !held.x509_authorities().is_empty())
         .then(|| "every x.509 authority of the held bundle has expired".into())
+}
+
+fn offer_trouble(offer: &Offer, now: UnixTime) -> Option<String> {
+    match &*offer.outcome().borrow() {
+        Outcome::Refused { reason } => Some(format!("the plugin refused the bundle: {reason}")),
+        Outcome::Failed { reason } => Some(format!("SPIRE did not take the bundle: {reason}")),
+        Outcome::Pending if now.as_secs().saturating_sub(offer.since) > OFFER_PATIENCE_SECONDS => {
+            Some("the plugin has not answered the offered bundle".into())
+        }
+        Outcome::Pending | Outcome::Set | Outcome::Unchanged => None,
+    }
 }
 
 fn freshness_name(freshness: Freshness) -> String {
@@ -236,4 +237,27 @@ fn soonest_expiry(bundle: &Bundle, now: UnixTime) -> Option<u64> {
 
 fn time(time: SystemTime) -> String {
     rfc3339(unix_seconds(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use entente_bundle::TrustDomain;
+
+    use super::*;
+    use crate::link::OfferTable;
+
+    #[test]
+    fn an_offer_without_an_answer_is_trouble_after_a_while_however_often_is_fetched() {
+        let domain = TrustDomain::new("b.test").unwrap();
+        let offers = OfferTable::new();
+        let bundle = Arc::new(Bundle::new(domain.clone(), vec![], vec![], Some(1), None));
+        let offer = offers.put(bundle, "https://b.test/");
+        let later = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(offer.since + seconds));
+        assert_eq!(offer_trouble(&offer, later(OFFER_PATIENCE_SECONDS)), None);
+        assert!(offer_trouble(&offer, later(OFFER_PATIENCE_SECONDS + 1)).is_some());
+        offers.record(&domain, offer.id, Outcome::Set);
+        assert_eq!(offer_trouble(&offer, later(OFFER_PATIENCE_SECONDS + 1)), None);
+    }
 }

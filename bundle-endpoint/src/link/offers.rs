@@ -14,6 +14,8 @@ pub(crate) struct Offer {
     pub(crate) id: u64,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) bundle_endpoint_url: String,
+    /// When it was made, Unix seconds.
+    pub(crate) since: u64,
     outcome: watch::Sender<Outcome>,
 }
 
@@ -85,6 +87,7 @@ impl OfferTable {
             id: inner.last_id,
             bundle,
             bundle_endpoint_url: bundle_endpoint_url.to_owned(),
+            since: crate::time::unix_now().as_secs(),
             outcome: watch::Sender::new(Outcome::Pending),
         });
         let trust_domain = offer.bundle.trust_domain().clone();
