@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod endpoint;
+pub mod fetching;
 pub mod foreign;
 pub mod plugin;
 
