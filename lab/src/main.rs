@@ -142,7 +142,7 @@ async fn stay_up(options: &Options) -> anyhow::Result<bool> {
         }
         return Ok(false);
     }
-    println!("{}", up::guide(&lab)?);
+    println!("{}", up::guide(&lab));
     told_to_stop().await;
     println!("\nstopping");
     lab.stop(options.dir.is_some()).await;

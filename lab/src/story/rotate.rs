@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use entente_bundle::BundleSet;
+use entente_bundle::{BundleSet, SpiffeId};
 
 use super::PATIENCE;
 use super::talk::check_calls;
@@ -23,39 +23,9 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
     let (server_id, server_address, calls) = (server.spiffe_id.clone(), server.address, client.mark());
     let old = lab.one.api().x509_authorities().await?.active;
 
-    let stolen = Svid::mint(&lab.one, &server_id).await?;
-    let signer = tls_probe::authority_of(stolen.leaf()?)?;
-    ensure(signer == old, || format!("SPIRE signed with {signer} although {old} is active"))?;
-    let bundles = BundleSet::from_iter([lab.two.api().bundle().await?]);
-    let impostor = Impostor::start(&stolen, bundles).await?;
-    let believed = one_call(lab, impostor.address).await?;
-    ensure(believed.answered, || {
-        format!("an SVID of the active authority is refused: {}", believed.logged.trim())
-    })?;
-    lab.timeline.held(&format!(
-        "an impostor with an SVID for {server_id}, signed by {}, is believed as yet",
-        short(&old)
-    ));
-
+    let impostor = believed_impostor(lab, &server_id, &old).await?;
     let new = prepare(lab, &lab.one, &lab.two).await?;
-    lab.one.api().activate_x509_authority(&new).await?;
-    let agent_log = LogFile::new(lab.one.home().agent_log());
-    let before_taint = agent_log.mark();
-    let start = Instant::now();
-    lab.one.api().taint_x509_authority(&old).await?;
-    wait_for_signer(lab.one.spiffe_address(), &new, "the bundle endpoint, as SPIRE Server,").await?;
-    lab.timeline.held_after(
-        &format!("{} activated and the old one tainted: the endpoint presents it", short(&new)),
-        start.elapsed(),
-    );
-    wait_for_signer(server_address, &new, "helloworld-server").await?;
-    lab.timeline.held_after("helloworld-server presents an SVID of the new authority", start.elapsed());
-    if lab.means.spire.kind() == Kind::Real {
-        // The agent must have left the old authority before that is revoked, or its server would not know it any more.
-        line_in(&agent_log, before_taint, &["Successfully rotated agent SVID"], PATIENCE).await?;
-        lab.timeline.held_after("SPIRE's agent has an SVID of the new authority", start.elapsed());
-    }
-
+    replace(lab, &old, &new, server_address).await?;
     revoke(lab, &old).await?;
     refused_now(lab, &impostor, &old).await?;
     let answered = one_call(lab, server_address).await?;
@@ -64,6 +34,46 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
     })?;
     lab.timeline.held("helloworld-server itself is answered as before");
     check_calls(lab, &calls, "through the whole rotation").await
+}
+
+/// Somebody once got an SVID for `server_id`, and has it still. While its authority is good, so is the SVID.
+async fn believed_impostor(lab: &Lab, server_id: &SpiffeId, authority: &str) -> anyhow::Result<Impostor> {
+    let stolen = Svid::mint(&lab.one, server_id).await?;
+    let signer = tls_probe::authority_of(stolen.leaf()?)?;
+    ensure(signer == authority, || format!("SPIRE signed with {signer} although {authority} is active"))?;
+    let bundles = BundleSet::from_iter([lab.two.api().bundle().await?]);
+    let impostor = Impostor::start(&stolen, bundles).await?;
+    let believed = one_call(lab, impostor.address).await?;
+    ensure(believed.answered, || {
+        format!("an SVID of the active authority is refused: {}", believed.logged.trim())
+    })?;
+    lab.timeline.held(&format!(
+        "an impostor with an SVID for {server_id}, signed by {}, is believed as yet",
+        short(authority)
+    ));
+    Ok(impostor)
+}
+
+/// Activates `new` and taints `old`; waits until everybody in cluster1.org has left the old one.
+async fn replace(lab: &Lab, old: &str, new: &str, server: SocketAddr) -> anyhow::Result<()> {
+    lab.one.api().activate_x509_authority(new).await?;
+    let agent_log = LogFile::new(lab.one.home().agent_log());
+    let before_taint = agent_log.mark();
+    let start = Instant::now();
+    lab.one.api().taint_x509_authority(old).await?;
+    wait_for_signer(lab.one.spiffe_address(), new, "the bundle endpoint, as SPIRE Server,").await?;
+    lab.timeline.held_after(
+        &format!("{} activated and the old one tainted: the endpoint presents it", short(new)),
+        start.elapsed(),
+    );
+    wait_for_signer(server, new, "helloworld-server").await?;
+    lab.timeline.held_after("helloworld-server presents an SVID of the new authority", start.elapsed());
+    if lab.means.spire.kind() == Kind::Real {
+        // The agent must have left the old authority before that is revoked, or its server would not know it any more.
+        line_in(&agent_log, before_taint, &["Successfully rotated agent SVID"], PATIENCE).await?;
+        lab.timeline.held_after("SPIRE's agent has an SVID of the new authority", start.elapsed());
+    }
+    Ok(())
 }
 
 /// Prepares an authority in `here` and waits until `there`'s SPIRE holds it.
