@@ -9,9 +9,10 @@ use anyhow::Context;
 use crate::checks::ensure;
 use crate::domain::{Domain, Means};
 use crate::http::Browser;
-use crate::layout::{self, Inventory};
+use crate::layout::{self, Inventory, InventoryOfDomain};
 use crate::products::Products;
 use crate::spire::embedded::EmbeddedSpire;
+use crate::spire::install::Programs;
 use crate::spire::real::RealSpire;
 use crate::spire::{Kind, Spire, install};
 use crate::timeline::Timeline;
@@ -58,6 +59,19 @@ enum Folder {
 }
 
 impl Folder {
+    /// The given folder, made ready or refused; else a temporary one.
+    fn make(dir: Option<&Path>, timeline: &Timeline) -> anyhow::Result<Self> {
+        let Some(dir) = dir else {
+            let folder = tempfile::Builder::new().prefix("lab-").tempdir();
+            return folder.map(Self::Temporary).context("cannot make a temporary folder");
+        };
+        ensure_printable(dir)?;
+        let name = dir.display();
+        if let Some(ended) = layout::take_over(dir)? {
+            timeline.say(&format!("took over {name} from a dead lab ({ended} of its processes still ran)"));
+        }
+        Ok(Self::Given(dir.canonicalize().with_context(|| format!("cannot find {name}"))?))
+    }
     fn path(&self) -> &Path {
         match self {
             Self::Given(path) => path,
@@ -69,33 +83,24 @@ impl Folder {
 impl Lab {
     /// Finds or builds every program, makes the folders; starts nothing.
     pub async fn prepare(options: &Options, timeline: Timeline) -> anyhow::Result<Self> {
-        let folder = match &options.dir {
-            Some(dir) => {
-                ensure_printable(dir)?;
-                if let Some(ended) = layout::take_over(dir)? {
-                    let dir = dir.display();
-                    timeline.say(&format!(
-                        "took over {dir} from a dead lab ({ended} of its processes still ran)"
-                    ));
-                }
-                Folder::Given(dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?)
-            }
-            None => {
-                let folder = tempfile::Builder::new().prefix("lab-").tempdir();
-                Folder::Temporary(folder.context("cannot make a temporary folder")?)
-            }
-        };
+        // What is missing is said before anything is made or built.
+        let programs = find_spire(options).await?;
+        let about = about_spire(options, programs.as_ref()).await?;
+        let folder = Folder::make(options.dir.as_deref(), &timeline)?;
+        let kind = if programs.is_some() { Kind::Real } else { Kind::Embedded };
+        // From now on the folder is in use.
+        inventory(kind, Vec::new()).save(folder.path())?;
         let products = Arc::new(Products::build_into(&folder.path().join("bin")).await?);
         warden::post(&products.lab())?;
-        let (spire, about) = choose_spire(options, &products).await?;
         timeline.say(&format!("{about}; everything lies in {}", folder.path().display()));
+        let spire = match programs {
+            Some(programs) => Spire::Real(RealSpire::new(programs)),
+            None => Spire::Embedded(EmbeddedSpire::new(products.lab())),
+        };
         let means = Means { products, spire: Arc::new(spire) };
         let one = Domain::create(folder.path(), "cluster1.org", &means)?;
         let two = Domain::create(folder.path(), "cluster2.org", &means)?;
-        let lab = Self { timeline, browser: Browser::find(), means, one, two, workloads: None, folder };
-        // From now on the folder is in use.
-        lab.save_inventory()?;
-        Ok(lab)
+        Ok(Self { timeline, browser: Browser::find(), means, one, two, workloads: None, folder })
     }
     /// Where it lives.
     pub fn folder(&self) -> &Path {
@@ -114,9 +119,7 @@ impl Lab {
             one.processes.push(server.process().into());
             two.processes.push(client.process().into());
         }
-        let inventory =
-            Inventory { pid: std::process::id(), spire: self.means.spire.kind().to_string(), trust_domains };
-        inventory.save(self.folder())
+        inventory(self.means.spire.kind(), trust_domains).save(self.folder())
     }
     /// Ends everything in good order. A temporary folder goes too, unless `keep`.
     pub async fn stop(mut self, keep: bool) -> Option<PathBuf> {
@@ -140,30 +143,35 @@ fn ensure_printable(dir: &Path) -> anyhow::Result<()> {
     })
 }
 
-async fn choose_spire(options: &Options, products: &Products) -> anyhow::Result<(Spire, String)> {
+fn inventory(spire: Kind, trust_domains: Vec<InventoryOfDomain>) -> Inventory {
+    Inventory { pid: std::process::id(), spire: spire.to_string(), trust_domains }
+}
+
+/// The programs of real SPIRE, built where they were asked for; nothing where the stand-in is to be used.
+async fn find_spire(options: &Options) -> anyhow::Result<Option<Programs>> {
     let folder = options.spire_dir.as_deref();
     let at_odds = options.spire == Some(Kind::Embedded) && folder.is_some();
     ensure(!at_odds, || "--spire-dir is for real SPIRE: leave it out with --spire embedded".to_owned())?;
-    let found = match options.spire {
-        Some(Kind::Embedded) => None,
-        Some(Kind::Real) => Some(install::find_or_build(folder).await?),
-        None => install::find(folder)?,
-    };
-    if let Some(programs) = found {
-        let about = format!(
+    match options.spire {
+        Some(Kind::Embedded) => Ok(None),
+        Some(Kind::Real) => install::find_or_build(folder).await.map(Some),
+        None => install::find(folder),
+    }
+}
+
+/// Which SPIRE it is, and how to have the other one.
+async fn about_spire(options: &Options, programs: Option<&Programs>) -> anyhow::Result<String> {
+    Ok(match (programs, options.spire) {
+        (Some(programs), _) => format!(
             "on real SPIRE {} from {} ({}; the embedded stand-in: --spire embedded)",
             programs.version().await?,
             programs.server.parent().unwrap_or(&programs.server).display(),
             programs.source,
-        );
-        return Ok((Spire::Real(RealSpire::new(programs)), about));
-    }
-    let about = match options.spire {
-        Some(_) => "on the embedded stand-in".to_owned(),
-        None => format!(
+        ),
+        (None, Some(_)) => "on the embedded stand-in".to_owned(),
+        (None, None) => format!(
             "on the embedded stand-in, as SPIRE is not on this machine (real SPIRE {}: --spire real builds it once, with Go)",
             install::VERSION
         ),
-    };
-    Ok((Spire::Embedded(EmbeddedSpire::new(products.lab())), about))
+    })
 }
