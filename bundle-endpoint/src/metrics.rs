@@ -112,11 +112,13 @@ impl Metrics {
             soonest_expiry: Family::default(),
             writing: Mutex::default(),
         };
-        metrics.register();
+        metrics.register_public_side();
+        metrics.register_link_and_fetches();
+        metrics.register_numbers();
         metrics
     }
 
-    fn register(&mut self) {
+    fn register_public_side(&mut self) {
         let registry = &mut self.registry;
         registry.register(
             "bundle_requests",
@@ -134,6 +136,15 @@ impl Metrics {
             "Broken or missing requests by listener and reason",
             self.http_refusals.clone(),
         );
+        registry.register(
+            "certificate_reloads",
+            "Reloads of certificate files by outcome",
+            self.reloads.clone(),
+        );
+    }
+
+    fn register_link_and_fetches(&mut self) {
+        let registry = &mut self.registry;
         registry.register("links", "Plugins that are linked now", self.links.clone());
         registry.register(
             "link_refusals",
@@ -156,11 +167,10 @@ impl Metrics {
             "Bundles offered to the plugin by what became of them",
             self.offers.clone(),
         );
-        registry.register(
-            "certificate_reloads",
-            "Reloads of certificate files by outcome",
-            self.reloads.clone(),
-        );
+    }
+
+    fn register_numbers(&mut self) {
+        let registry = &mut self.registry;
         registry.register(
             "fetch_age_seconds",
             "Seconds since the last good fetch of a foreign bundle",
