@@ -25,7 +25,13 @@ where
     F: Future<Output = Result<(), E>>,
 {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // Its own report of a failed write goes to stderr too, and would panic where nobody reads that any more.
+        .log_internal_errors(false)
+        .init();
     let stop = CancellationToken::new();
     let signals = match stop_on_signals(stop.clone()) {
         Ok(signals) => signals,
