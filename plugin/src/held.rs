@@ -59,10 +59,6 @@ impl Held {
         self.state.borrow().generation
     }
 
-    pub(crate) fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
-        self.state.borrow().bundle(trust_domain).cloned()
-    }
-
     /// True once SPIRE was asked.
     pub(crate) fn is_known(&self) -> bool {
         self.state.borrow().is_known
@@ -266,10 +262,10 @@ mod tests {
         held.set(&name(), Some(&message(&authority)));
         let other = types::Bundle { trust_domain: "b.test".into(), ..message(&authority) };
         held.replace_all(generation, &[empty(), other]);
-        assert!(held.bundle(&name()).unwrap().same_authorities(&authority.bundle()));
+        assert!(held.subscribe().borrow().bundle(&name()).unwrap().same_authorities(&authority.bundle()));
         assert_eq!(held.names().len(), 2, "the rest of the list counts");
         held.replace_all(held.generation(), &[]);
-        assert_eq!(held.bundle(&name()), None);
+        assert_eq!(held.subscribe().borrow().bundle(&name()), None);
     }
 
     #[test]

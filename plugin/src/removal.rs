@@ -31,8 +31,7 @@ pub(crate) async fn pass(
         let is_wanted = config.federates_with.contains_key(&trust_domain)
             || spire.contains_key(&trust_domain)
             || (cause == Cause::Undeclared && config.undeclared_bundles == UndeclaredBundles::Keep);
-        if is_wanted || shared.held.bundle(&trust_domain).is_none() {
-            // Gone already, or wanted again.
+        if is_wanted {
             shared.removals.done(&trust_domain);
             repeats.over(&subject(&trust_domain));
             continue;
@@ -41,9 +40,16 @@ pub(crate) async fn pass(
             name_user(&trust_domain, &user, repeats);
             continue;
         }
-        match api.delete_federated_bundle(&trust_domain).await {
+        // Taken off the list first: a set that lands meanwhile puts it on again, and that must not get lost.
+        shared.removals.done(&trust_domain);
+        let deleted = api.delete_federated_bundle(&trust_domain).await;
+        if deleted.as_ref().is_err_and(|error| error.code() != Some(Code::NotFound)) {
+            shared.removals.add(trust_domain.clone(), cause);
+        }
+        match deleted {
             Ok(()) => removed(shared, &trust_domain, repeats),
-            Err(error) if error.code() == Some(Code::NotFound) => removed(shared, &trust_domain, repeats),
+            // Only SPIRE's answer to the deletion says that nothing is there: what was read before may be older than a set.
+            Err(error) if error.code() == Some(Code::NotFound) => over(shared, &trust_domain, repeats),
             Err(error) if error.code() == Some(Code::FailedPrecondition) => {
                 name_entries(api, &trust_domain, repeats).await;
             }
@@ -56,10 +62,13 @@ fn subject(trust_domain: &TrustDomain) -> String {
     format!("removal {trust_domain}")
 }
 
-fn removed(shared: &Shared, trust_domain: &TrustDomain, repeats: &mut Repeats) {
+fn over(shared: &Shared, trust_domain: &TrustDomain, repeats: &mut Repeats) {
     shared.held.forget(trust_domain);
-    shared.removals.done(trust_domain);
     repeats.over(&subject(trust_domain));
+}
+
+fn removed(shared: &Shared, trust_domain: &TrustDomain, repeats: &mut Repeats) {
+    over(shared, trust_domain, repeats);
     info!(%trust_domain, "federated bundle removed");
 }
 
