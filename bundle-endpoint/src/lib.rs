@@ -26,8 +26,3 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
-
-/// Text from outside, bounded and without control characters, for logs and status.
-pub(crate) fn printable(text: &str, limit: usize) -> String {
-    text.chars().take(limit).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}

@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::causes::causes;
 use crate::certificate::{CertificateFacts, Malformed};
-use crate::text::shortened;
+use crate::text::{rfc3339, shortened};
 use crate::{Authorizer, Bundle, BundleSource, IdError, SpiffeId, TrustDomain};
 
 /// Why a peer's X509-SVID was refused. Every variant names the presented ID where there is one.
@@ -41,7 +41,7 @@ pub enum SvidError {
         presented: SpiffeId,
     },
     /// The leaf is no longer valid.
-    #[error("certificate of presented id {presented} expired at unix time {not_after}")]
+    #[error("certificate of presented id {presented} expired at {}", rfc3339(*not_after))]
     Expired {
         /// The ID in the leaf.
         presented: SpiffeId,
@@ -125,7 +125,7 @@ pub enum SvidError {
         presented: SpiffeId,
     },
     /// The leaf is not valid yet: a clock is wrong.
-    #[error("certificate of presented id {presented} is not valid before unix time {not_before}")]
+    #[error("certificate of presented id {presented} is not valid before {}", rfc3339(*not_before))]
     NotValidYet {
         /// The ID in the leaf.
         presented: SpiffeId,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use entente_bundle::text::without_userinfo;
 use entente_bundle::{IdError, SpiffeId, TrustDomain};
 use entente_proto::link::v1 as link;
 use entente_proto::spire::api::types;
@@ -87,7 +88,7 @@ pub(crate) fn from_spire(
     message: &types::FederationRelationship,
 ) -> Result<SpireRelationship, SpireRelationshipError> {
     let url = &message.bundle_endpoint_url;
-    check_url(url).map_err(|reason| SpireRelationshipError::Url { text: url.clone(), reason })?;
+    check_url(url).map_err(|reason| SpireRelationshipError::Url { text: without_userinfo(url), reason })?;
     let profile = match &message.bundle_endpoint_profile {
         Some(BundleEndpointProfile::HttpsSpiffe(profile)) => {
             let text = &profile.endpoint_spiffe_id;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use entente_bundle::freshness::{self, Freshness};
+use entente_bundle::text::rfc3339;
 use entente_bundle::{Bundle, X509Authority};
 use rustls_pki_types::UnixTime;
 
@@ -19,7 +20,7 @@ use crate::status::{
     BundleSummary, FailureStatus, LinkStatus, ListenerStatus, OfferStatus, OwnStatus, RelationshipStatus,
     Status, X509AuthoritySummary,
 };
-use crate::time::{rfc3339, unix_now, unix_seconds};
+use crate::time::{unix_now, unix_seconds};
 
 /// An offer that the plugin has not answered is no trouble for so long.
 const OFFER_PATIENCE_SECONDS: u64 = 30;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use entente_bundle::text::printable;
+
 use crate::status::{BundleSummary, RelationshipStatus, Status};
 
 /// One bundle, each line indented.
@@ -22,7 +24,7 @@ pub(super) fn bundle(text: &mut String, indent: &str, bundle: &BundleSummary) {
         );
     }
     for key_id in &bundle.jwt_authorities {
-        line(text, format_args!("{indent}jwt  {}", crate::printable(key_id, 100)));
+        line(text, format_args!("{indent}jwt  {}", printable(key_id, 100)));
     }
     if bundle.x509_authorities.is_empty() && bundle.jwt_authorities.is_empty() {
         line(text, format_args!("{indent}EMPTY: every SVID of this trust domain is revoked"));

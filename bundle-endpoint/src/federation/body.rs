@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use entente_bundle::text::printable;
 use flate2::read::MultiGzDecoder;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
@@ -41,13 +42,13 @@ where
             Some(Err(_)) | None => break,
         }
     }
-    crate::printable(String::from_utf8_lossy(&text).trim(), SHOWN)
+    printable(String::from_utf8_lossy(&text).trim(), SHOWN)
 }
 
 fn is_gzip(headers: &HeaderMap) -> Result<bool, FetchError> {
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
     let refused = |value: &http::HeaderValue| FetchError::Encoding {
-        encoding: crate::printable(&String::from_utf8_lossy(value.as_bytes()), 50),
+        encoding: printable(&String::from_utf8_lossy(value.as_bytes()), 50),
     };
     let Some(value) = encodings.next() else {
         return Ok(false);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entente_bundle::document::{self, DocumentLimits, ParsedDocument};
+use entente_bundle::text::{printable, without_userinfo};
 use entente_bundle::{BundleSource, SpiffeId, TrustDomain};
 use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, LOCATION, USER_AGENT};
 use http::{Request, Response, StatusCode, Version};
@@ -193,7 +194,7 @@ fn redirect_target(
 ) -> Result<EndpointUrl, FetchError> {
     let location = response.headers().get(LOCATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
     let location = String::from_utf8_lossy(location);
-    let shown = || crate::printable(&location, 200);
+    let shown = || printable(&without_userinfo(&location), 200);
     if !follow {
         return Err(FetchError::RedirectRefused { location: shown() });
     }

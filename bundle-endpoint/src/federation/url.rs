@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use entente_bundle::text::{printable, without_userinfo};
 use http::Uri;
 use rustls_pki_types::ServerName;
 
@@ -22,7 +23,7 @@ pub(crate) enum UrlError {
     /// No URL at all.
     #[error("{url:?} is no url")]
     Malformed {
-        /// As given, shortened.
+        /// As given, shortened and without user information.
         url: String,
     },
     /// Neither a DNS name nor an IP address.
@@ -34,7 +35,7 @@ pub(crate) enum UrlError {
     /// Another scheme, or none.
     #[error("{url:?} does not begin with https://")]
     NotHttps {
-        /// As given, shortened.
+        /// As given, shortened and without user information.
         url: String,
     },
     /// `user@` before the host.
@@ -102,14 +103,14 @@ impl FromStr for EndpointUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
-        let shortened = || text.chars().take(200).collect::<String>();
+        let shown = || printable(&without_userinfo(text), 200);
         let has_scheme = text.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
         if !has_scheme {
-            return Err(UrlError::NotHttps { url: shortened() });
+            return Err(UrlError::NotHttps { url: shown() });
         }
-        let uri: Uri = text.parse().map_err(|_| UrlError::Malformed { url: shortened() })?;
+        let uri: Uri = text.parse().map_err(|_| UrlError::Malformed { url: shown() })?;
         let Some(authority) = uri.authority() else {
-            return Err(UrlError::Malformed { url: shortened() });
+            return Err(UrlError::Malformed { url: shown() });
         };
         if authority.as_str().contains('@') {
             return Err(UrlError::UserInfo);
@@ -125,7 +126,7 @@ impl FromStr for EndpointUrl {
                 .strip_prefix(':')
                 .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
                 .and_then(|digits| digits.parse().ok())
-                .ok_or_else(|| UrlError::Malformed { url: shortened() })?,
+                .ok_or_else(|| UrlError::Malformed { url: shown() })?,
         };
         let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         // `https://host?x` has an empty path, which is asked for as `/`.
@@ -156,6 +157,9 @@ mod tests {
         assert!(matches!(error("b.test"), UrlError::NotHttps { .. }));
         assert!(matches!(error(""), UrlError::NotHttps { .. }));
         assert_eq!(error("https://me:pw@b.test/"), UrlError::UserInfo);
+        for text in ["http://me:pw@b.test/", "me:pw@b.test", "https://me:pw@b test/"] {
+            assert!(!error(text).to_string().contains("pw"), "{text}");
+        }
         assert!(error("https:///x").to_string().contains("https:///x"));
         for port in ["99999", "", "+443", "x"] {
             assert!(format!("https://b.test:{port}/").parse::<EndpointUrl>().is_err(), "{port}");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use entente_bundle::text::{printable, rfc3339};
 use entente_proto::link::v1::endpoint_message::Message as ToPlugin;
 use entente_proto::link::v1::link_server::Link;
 use entente_proto::link::v1::plugin_message::Message as FromPlugin;
@@ -145,7 +146,7 @@ impl Session {
             return Err(refuse("no_hello", Status::invalid_argument("the first message must be a hello")));
         };
         if hello.trust_domain != self.hub.trust_domain().as_str() {
-            let presented = crate::printable(&hello.trust_domain, 255);
+            let presented = printable(&hello.trust_domain, 255);
             let text = format!(
                 "this bundle endpoint is of trust domain {}, the plugin is of {presented}: \
                  check `endpoint` in the plugin's configuration and `trust_domain` in the endpoint's",
@@ -158,7 +159,7 @@ impl Session {
 
     async fn linked(&self, hello: PluginHello, mut incoming: Streaming<PluginMessage>) -> Status {
         let info = LinkInfo {
-            plugin_version: crate::printable(&hello.version, 50),
+            plugin_version: printable(&hello.version, 50),
             uid: self.peer.uid,
             pid: self.peer.pid,
             since: SystemTime::now(),
@@ -250,7 +251,7 @@ impl Linked {
         );
         match lent {
             Ok(identity) => {
-                info!(spiffe_id = %identity.spiffe_id, not_after = identity.not_after, "server identity lent");
+                info!(spiffe_id = %identity.spiffe_id, not_after = rfc3339(identity.not_after), "server identity lent");
                 self.hub.take_identity(self.id, Some(Arc::new(identity)));
             }
             Err(error) => {
@@ -300,7 +301,7 @@ impl Linked {
     fn sign_response(&self, message: SignResponse) {
         let answer = match message.result {
             Some(SignResult::Signature(signature)) => Ok(signature),
-            Some(SignResult::Refusal(reason)) => Err(crate::printable(&reason, 200)),
+            Some(SignResult::Refusal(reason)) => Err(printable(&reason, 200)),
             None => Err("the answer holds no signature".into()),
         };
         self.queue.answer(message.request_id, answer);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use entente_bundle::text::{printable, without_userinfo};
 use entente_bundle::{Bundle, IdError, SpiffeId, TrustDomain};
 use entente_proto::convert::{BundleMessage, ConvertError};
 use entente_proto::link::v1 as link;
@@ -89,7 +90,8 @@ pub(crate) fn relationship(
     };
     Ok(FederationRelationship {
         trust_domain,
-        bundle_endpoint_url: message.bundle_endpoint_url,
+        // One that has user information is refused at each fetch; it is shown in log and status all the same.
+        bundle_endpoint_url: without_userinfo(&message.bundle_endpoint_url),
         profile,
         mode,
         follow_redirects: message.follow_redirects,
@@ -109,7 +111,7 @@ pub(crate) fn held(message: &link::HeldBundle) -> Result<(TrustDomain, Held), Me
 
 /// `None` for an outcome that this version does not know: the offer stays unanswered.
 pub(crate) fn outcome(message: &link::OfferOutcome) -> Option<Outcome> {
-    let reason = || crate::printable(&message.reason, 500);
+    let reason = || printable(&message.reason, 500);
     match message.outcome() {
         link::offer_outcome::Outcome::Set => Some(Outcome::Set),
         link::offer_outcome::Outcome::Unchanged => Some(Outcome::Unchanged),
@@ -121,7 +123,7 @@ pub(crate) fn outcome(message: &link::OfferOutcome) -> Option<Outcome> {
 
 pub(crate) fn domain(given: &str) -> Result<TrustDomain, MessageError> {
     TrustDomain::new(given)
-        .map_err(|source| MessageError::TrustDomain { given: crate::printable(given, 100), source })
+        .map_err(|source| MessageError::TrustDomain { given: printable(given, 100), source })
 }
 
 fn foreign_domain(own: &TrustDomain, given: &str) -> Result<TrustDomain, MessageError> {

@@ -121,6 +121,9 @@ fn a_leaf_is_valid_up_to_and_including_its_last_second() {
     let presented = id("spiffe://a.test/web");
     assert_eq!(at(second(not_after + 1)), Err(SvidError::Expired { presented, not_after }));
     assert!(at(from_now(-120)).is_err());
+    let told = |time| at(time).unwrap_err().to_string();
+    assert!(told(second(not_after + 1)).ends_with(&format!(" expired at {}", rfc3339(not_after))));
+    assert!(told(from_now(-120)).ends_with('Z'));
 }
 
 #[test]

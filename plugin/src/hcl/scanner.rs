@@ -1,5 +1,7 @@
 //! Characters to tokens, as HCL 1 cuts them.
 
+use entente_bundle::text::printable;
+
 use super::HclError;
 
 /// One token.
@@ -39,10 +41,7 @@ impl Token {
 }
 
 fn shortened(text: &str) -> String {
-    if text.chars().count() <= 40 {
-        return text.to_owned();
-    }
-    text.chars().take(40).chain("...".chars()).collect()
+    printable(text, 40)
 }
 
 /// Walks over the text once.
