@@ -1,10 +1,13 @@
 //! `federates_with "TRUST DOMAIN" { ... }`: one relationship per foreign trust domain, in SPIRE's own words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
+use entente_bundle::text::without_userinfo;
 use entente_bundle::{SpiffeId, TrustDomain};
 use http::Uri;
+use rustls_pki_types::ServerName;
 
 use super::Mistakes;
 use super::reader::Block;
@@ -30,14 +33,16 @@ pub(super) fn read(
     mistakes: &mut Mistakes,
 ) -> BTreeMap<TrustDomain, FederationRelationship> {
     let mut relationships = BTreeMap::new();
+    // Also of blocks that are wrong otherwise: every mistake is told at once.
+    let mut names = BTreeSet::new();
     for (label, object) in root.labelled("federates_with", EXAMPLE, mistakes) {
         let path = format!("federates_with {label:?}");
         let trust_domain = read_trust_domain(&path, &label, own, mistakes);
-        let relationship = read_relationship(&path, trust_domain, &object, mistakes);
-        let Some(relationship) = relationship else { continue };
-        let trust_domain = relationship.trust_domain.clone();
-        if relationships.insert(trust_domain, relationship).is_some() {
-            mistakes.add(path, "given more than once; keep one block per trust domain");
+        if trust_domain.as_ref().is_some_and(|name| !names.insert(name.clone())) {
+            mistakes.add(&path, "given more than once; keep one block per trust domain");
+        }
+        if let Some(relationship) = read_relationship(&path, trust_domain, &object, mistakes) {
+            relationships.insert(relationship.trust_domain.clone(), relationship);
         }
     }
     relationships
@@ -72,12 +77,13 @@ fn read_relationship(
     let block = Block::new(path, object, KEYS, mistakes);
     let bundle_endpoint_url = read_url(&block, mistakes);
     let profile = read_profile(&block, mistakes);
+    let has_web_profile = profile.as_ref().is_some_and(|(name, _)| name == "https_web");
     let bootstrap_bundle = block.string("bootstrap_bundle", mistakes).map(PathBuf::from);
     let follow_redirects = block.boolean("follow_redirects", mistakes).unwrap_or(false);
     let mode = block.word("mode", &[("managed", Mode::Managed), ("assisted", Mode::Assisted)], mistakes);
     let unsigned =
         block.word("unsigned", &[("allow", Unsigned::Allow), ("refuse", Unsigned::Refuse)], mistakes);
-    if bootstrap_bundle.is_some() && matches!(profile, Some(EndpointProfile::HttpsWeb { .. })) {
+    if has_web_profile && block.has("bootstrap_bundle") {
         mistakes.add(
             block.key("bootstrap_bundle"),
             "only an https_spiffe endpoint is authenticated by a bundle; leave it out with https_web",
@@ -86,7 +92,7 @@ fn read_relationship(
     Some(FederationRelationship {
         trust_domain: trust_domain?,
         bundle_endpoint_url: bundle_endpoint_url?,
-        profile: profile?,
+        profile: profile?.1?,
         mode: mode.unwrap_or(Mode::Managed),
         follow_redirects,
         bootstrap_bundle,
@@ -105,7 +111,10 @@ fn read_url(block: &Block<'_>, mistakes: &mut Mistakes) -> Option<String> {
     match check_url(text) {
         Ok(()) => Some(text.to_owned()),
         Err(reason) => {
-            mistakes.add(block.key("bundle_endpoint_url"), format!("{reason}, found {text:?}"));
+            mistakes.add(
+                block.key("bundle_endpoint_url"),
+                format!("{reason}, found {:?}", without_userinfo(text)),
+            );
             None
         }
     }
@@ -121,8 +130,14 @@ pub(crate) fn check_url(text: &str) -> Result<(), &'static str> {
     if authority.contains('@') {
         return Err("expected an URL without user information");
     }
-    if uri.host().unwrap_or_default().is_empty() {
+    let host = uri.host().unwrap_or_default();
+    if host.is_empty() {
         return Err("expected an URL with a host");
+    }
+    if !is_host(host) {
+        return Err(
+            "expected a host that is a DNS name or an IP address (four numbers, or IPv6 in brackets)",
+        );
     }
     if text.contains('#') {
         return Err("expected an URL without a fragment");
@@ -133,7 +148,17 @@ pub(crate) fn check_url(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn read_profile(block: &Block<'_>, mistakes: &mut Mistakes) -> Option<EndpointProfile> {
+/// What could ever be dialled. RFC 1123 2.1: labels of 1 to 63 letters, digits and inner hyphens (underscores are about, so they pass);
+/// and a name whose last label is a number is an IPv4 address or nothing.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => ServerName::try_from(text).is_ok(),
+    }
+}
+
+/// The name that the profile has, and the profile where nothing in it is wrong.
+fn read_profile(block: &Block<'_>, mistakes: &mut Mistakes) -> Option<(String, Option<EndpointProfile>)> {
     let before = mistakes.0.len();
     let mut profiles = block.labelled("bundle_endpoint_profile", PROFILE_EXAMPLE, mistakes);
     if mistakes.0.len() > before {
@@ -149,14 +174,15 @@ fn read_profile(block: &Block<'_>, mistakes: &mut Mistakes) -> Option<EndpointPr
         return None;
     };
     let path = format!("{key} {name:?}");
-    match name.as_str() {
+    let profile = match name.as_str() {
         "https_spiffe" => read_https_spiffe(&path, &object, mistakes),
         "https_web" => read_https_web(&path, &object, mistakes),
         _ => {
             mistakes.add(key, format!("expected \"https_spiffe\" or \"https_web\", found {name:?}"));
             None
         }
-    }
+    };
+    Some((name, profile))
 }
 
 fn read_https_spiffe(path: &str, object: &Object, mistakes: &mut Mistakes) -> Option<EndpointProfile> {

@@ -26,6 +26,11 @@ impl<'a> Block<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}: {key}", self.path) }
     }
 
+    /// Whether it is there at all, right or wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.items(key).next().is_some()
+    }
+
     pub(super) fn string(&self, key: &str, mistakes: &mut Mistakes) -> Option<&'a str> {
         match self.value(key, mistakes)? {
             Value::String(text) => Some(text),

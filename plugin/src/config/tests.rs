@@ -184,6 +184,72 @@ fn each_single_mistake_is_named() {
 }
 
 #[test]
+fn one_mistake_does_not_hide_another_of_its_block() {
+    let text = r#"
+        endpoint = "unix:///run/entente/link.sock"
+        federates_with "cluster2.org" {
+            bundle_endpoint_url = "http://x"
+            bundle_endpoint_profile "https_web" { ca_file = "/nonexistent" }
+            bootstrap_bundle = 7
+        }
+        federates_with "spiffe://cluster2.org" {
+            bundle_endpoint_url = "https://x"
+            bundle_endpoint_profile "https_web" {}
+        }"#;
+    let found = mistakes(text);
+    for expected in [
+        "federates_with \"cluster2.org\": bundle_endpoint_url: expected an URL that starts with https://",
+        "federates_with \"cluster2.org\": bundle_endpoint_profile \"https_web\": ca_file: cannot read /nonexistent",
+        "federates_with \"cluster2.org\": bootstrap_bundle: expected a string in double quotes",
+        "federates_with \"cluster2.org\": bootstrap_bundle: only an https_spiffe endpoint",
+        "federates_with \"spiffe://cluster2.org\": given more than once",
+    ] {
+        assert!(found.iter().any(|mistake| mistake.starts_with(expected)), "{expected}: {found:#?}");
+    }
+    assert_eq!(found.len(), 5, "{found:#?}");
+}
+
+#[test]
+fn a_host_that_can_never_be_dialled_is_refused() {
+    let long = "a".repeat(64);
+    let bad = [
+        "-bad-",
+        "bad-",
+        "a.-b.test",
+        "127.1",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "a.test.7",
+        "0x7f.1",
+        "a..test",
+        "[::1",
+        "[127.0.0.1]",
+        "[a.test]",
+        &long,
+    ];
+    for host in bad {
+        assert!(check_url(&format!("https://{host}:8443/")).is_err(), "{host}");
+    }
+    let good = ["127.0.0.1", "[::1]", "a", "xn--9ca.test", "7.a.test", "a-b.test.", "my_host", &long[1..]];
+    for host in good {
+        assert_eq!(check_url(&format!("https://{host}:8443/")), Ok(()), "{host}");
+    }
+    let named = one_mistake("https://10.10.0.141:8443", "https://127.1/");
+    assert!(
+        named.contains("bundle_endpoint_url: expected a host that is a DNS name or an IP address"),
+        "{named}"
+    );
+}
+
+#[test]
+fn a_refused_url_shows_no_password() {
+    for url in ["https://me:secret@x", "http://me:secret@x/", "me:secret@x", "https://me:secret@x y"] {
+        let named = one_mistake("https://10.10.0.141:8443", url);
+        assert!(named.contains("***@x") && !named.contains("secret"), "{named}");
+    }
+}
+
+#[test]
 fn an_empty_block_says_what_is_missing() {
     assert!(mistakes("")[0].starts_with("endpoint: missing"));
     assert!(mistakes("\"text\"")[0].starts_with("plugin_data: line 1"));
