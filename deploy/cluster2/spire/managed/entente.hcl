@@ -1,0 +1,13 @@
+# Every replica of the bundle endpoint behind this name gets a link of its own.
+endpoint = "dns:///bundle-endpoint.spire.svc:8444"
+endpoint_spiffe_id = "spiffe://cluster2.org/bundle-endpoint"
+serve_as_server = true
+refresh_hint = "5m"
+
+# The first bundle comes by deploy/script/introduce.sh; from then on each one authenticates the next.
+federates_with "cluster1.org" {
+    bundle_endpoint_url = "https://10.10.0.131:8443"
+    bundle_endpoint_profile "https_spiffe" {
+        endpoint_spiffe_id = "spiffe://cluster1.org/spire/server"
+    }
+}
