@@ -1,0 +1,154 @@
+//! Tells the kubelet of a CSI driver, as `csi-node-driver-registrar` does.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Endpoint;
+use tonic::{Request, Response, Status};
+
+use crate::csi::GetPluginInfoRequest;
+use crate::csi::identity_client::IdentityClient;
+use crate::flags::{FlagError, Flags};
+use crate::registration::registration_server::{Registration, RegistrationServer};
+use crate::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+use crate::socket;
+
+/// The upstream program's flags that are understood.
+pub const FLAGS: &[&str] =
+    &["csi-address", "kubelet-registration-path", "plugin-registration-path", "health-port", "v"];
+
+/// Where the kubelet looks for plugins, as the manifests mount it.
+const REGISTRATION_FOLDER: &str = "/registration";
+/// How long the driver beside it may take to answer at the start.
+const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What to tell the kubelet.
+#[derive(Debug)]
+pub struct Registrar {
+    csi_address: PathBuf,
+    kubelet_path: String,
+    folder: PathBuf,
+    health_port: Option<u16>,
+}
+
+impl Registrar {
+    /// From the upstream program's flags.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing or no good.
+    pub fn from_flags(flags: &Flags) -> Result<Self, FlagError> {
+        Ok(Self {
+            csi_address: flags.required("csi-address")?.into(),
+            kubelet_path: flags.required("kubelet-registration-path")?.to_owned(),
+            folder: flags.get("plugin-registration-path").unwrap_or(REGISTRATION_FOLDER).into(),
+            // As upstream: 0 is none.
+            health_port: flags.port("health-port")?.filter(|port| *port != 0),
+        })
+    }
+
+    /// Asks the driver for its name and serves the kubelet's questions until `stop`. Takes its socket along when it ends.
+    ///
+    /// # Errors
+    ///
+    /// When the driver does not answer, a socket cannot be had, or the kubelet refuses the driver.
+    pub async fn serve(self, stop: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+        let name = driver_name(&self.csi_address).await?;
+        let path = self.folder.join(format!("{name}-reg.sock"));
+        let listener = socket::bind(&path)?;
+        let (refusals, mut refused) = mpsc::channel(1);
+        let answers = Answers { name: name.clone(), endpoint: self.kubelet_path, refusals };
+        let server = tonic::transport::Server::builder()
+            .add_service(RegistrationServer::new(answers))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        println!("serving the registration of {name} on {}", path.display());
+        let outcome = tokio::select! {
+            served = server => served.context("registration socket"),
+            served = health(self.health_port, &path) => served,
+            Some(reason) = refused.recv() => Err(anyhow::anyhow!("the kubelet refused {name}: {reason}")),
+            () = stop => Ok(()),
+        };
+        // Already gone is as good.
+        let _ = std::fs::remove_file(&path);
+        outcome
+    }
+}
+
+async fn driver_name(csi_address: &Path) -> anyhow::Result<String> {
+    let ask = async {
+        loop {
+            match asked_once(csi_address).await {
+                Ok(name) => return name,
+                Err(error) => println!("the driver does not answer yet: {error:#}"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    let name = tokio::time::timeout(PATIENCE, ask);
+    let name = name.await.with_context(|| format!("no driver on {}", csi_address.display()))?;
+    // It becomes part of a path.
+    let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        bail!("the driver calls itself {name:?}, which is no driver name");
+    }
+    Ok(name)
+}
+
+async fn asked_once(csi_address: &Path) -> anyhow::Result<String> {
+    let channel = Endpoint::from_shared(format!("unix://{}", csi_address.display()))?.connect().await?;
+    let info = IdentityClient::new(channel).get_plugin_info(GetPluginInfoRequest {}).await?;
+    Ok(info.into_inner().name)
+}
+
+/// `/healthz` is good while the socket that the kubelet needs is there.
+async fn health(port: Option<u16>, socket: &Path) -> anyhow::Result<()> {
+    let Some(port) = port else { return std::future::pending().await };
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let socket = socket.to_owned();
+    let healthz = async move || {
+        if socket.exists() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
+    };
+    axum::serve(listener, Router::new().route("/healthz", get(healthz))).await.context("health port")
+}
+
+#[derive(Debug)]
+struct Answers {
+    name: String,
+    endpoint: String,
+    refusals: mpsc::Sender<String>,
+}
+
+#[tonic::async_trait]
+impl Registration for Answers {
+    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+        Ok(Response::new(PluginInfo {
+            r#type: "CSIPlugin".to_owned(),
+            name: self.name.clone(),
+            endpoint: self.endpoint.clone(),
+            supported_versions: vec!["1.0.0".to_owned()],
+        }))
+    }
+    async fn notify_registration_status(
+        &self,
+        request: Request<RegistrationStatus>,
+    ) -> Result<Response<RegistrationStatusResponse>, Status> {
+        let status = request.into_inner();
+        if status.plugin_registered {
+            println!("the kubelet took {}", self.name);
+        } else {
+            // One refusal ends the program; a second has nobody to tell.
+            let _ = self.refusals.try_send(status.error);
+        }
+        Ok(Response::new(RegistrationStatusResponse {}))
+    }
+}
