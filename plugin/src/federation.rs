@@ -276,33 +276,53 @@ impl Worker<'_> {
         }
     }
 
-    /// What SPIRE holds at this very moment: an operator may have just set it.
+    /// What SPIRE holds at this very moment: an operator may have just set it. It logs an error when it is asked for a bundle
+    /// that it does not have, so where it had none at the last look it is not asked; whoever then writes must only create.
     async fn held(&self, api: &ServerApi) -> Result<Option<Arc<Bundle>>, ApiError> {
+        if self.shared.held.is_absent(self.trust_domain) { Ok(None) } else { self.read(api).await }
+    }
+
+    async fn read(&self, api: &ServerApi) -> Result<Option<Arc<Bundle>>, ApiError> {
         let message = api.federated_bundle(self.trust_domain).await?;
         Ok(self.shared.held.set(self.trust_domain, message.as_ref()))
     }
 
-    async fn manage(&self, api: &ServerApi, offered: &Bundle) -> Result<Verdict, Failure> {
-        let held = self.held(api).await?;
+    /// What there is to say about an offer without a write; `None` where it has to be written.
+    fn judge(&self, held: Option<&Bundle>, offered: &Bundle) -> Option<Verdict> {
         let trust_domain = self.trust_domain.clone();
-        match freshness::compare(held.as_deref(), offered) {
-            Freshness::Advance => {}
+        Some(match freshness::compare(held, offered) {
+            Freshness::Advance => return None,
             Freshness::Conflict { sequence_number } => {
-                return Ok(Verdict::Refused(Refusal::Conflict { trust_domain, sequence_number }));
+                Verdict::Refused(Refusal::Conflict { trust_domain, sequence_number })
             }
-            Freshness::Same => return Ok(Verdict::Unchanged),
+            Freshness::Same => Verdict::Unchanged,
             Freshness::Stale { held, offered } => {
-                return Ok(Verdict::Refused(Refusal::Stale { trust_domain, held, offered }));
+                Verdict::Refused(Refusal::Stale { trust_domain, held, offered })
             }
+        })
+    }
+
+    async fn manage(&self, api: &ServerApi, offered: &Bundle) -> Result<Verdict, Failure> {
+        let mut held = self.held(api).await?;
+        if let Some(verdict) = self.judge(held.as_deref(), offered) {
+            return Ok(verdict);
         }
-        let set = api.set_federated_bundle(self.trust_domain, types::Bundle::from(offered)).await;
+        let mut written = self.write(api, held.as_deref(), offered).await;
+        if written.as_ref().is_err_and(|error| error.code() == Some(Code::AlreadyExists)) {
+            // Somebody has put one there since the last look.
+            held = self.read(api).await?;
+            if let Some(verdict) = self.judge(held.as_deref(), offered) {
+                return Ok(verdict);
+            }
+            written = self.replace(api, offered).await;
+        }
         // The relationship may have ended while SPIRE wrote, and what failed here may have been written all the same.
         if self.shared.relationship(self.trust_domain).is_none() {
             self.shared.removals.add(self.trust_domain.clone(), Cause::Ended);
             self.shared.look_wanted.notify_one();
         }
-        set?;
-        let kept = self.held(api).await?;
+        written?;
+        let kept = self.read(api).await?;
         let is_kept = kept.is_some_and(|kept| {
             kept.same_authorities(offered)
                 && kept.sequence_number() == offered.sequence_number()
@@ -313,6 +333,17 @@ impl Worker<'_> {
         }
         self.announce(held.as_deref(), offered);
         Ok(Verdict::Set)
+    }
+
+    async fn write(&self, api: &ServerApi, held: Option<&Bundle>, offered: &Bundle) -> Result<(), ApiError> {
+        if held.is_some() {
+            return self.replace(api, offered).await;
+        }
+        api.create_federated_bundle(self.trust_domain, types::Bundle::from(offered)).await
+    }
+
+    async fn replace(&self, api: &ServerApi, offered: &Bundle) -> Result<(), ApiError> {
+        api.set_federated_bundle(self.trust_domain, types::Bundle::from(offered)).await
     }
 
     /// SPIRE has the relationship: it fetches and checks, and we only say when.
@@ -326,7 +357,7 @@ impl Worker<'_> {
                 debug!("spire has no relationship to refresh");
             }
         })?;
-        let after = self.held(api).await?;
+        let after = self.read(api).await?;
         let Some(after) = after.filter(|after| Some(after) != before.as_ref()) else {
             return Err(Failure::NothingNew);
         };

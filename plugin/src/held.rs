@@ -64,6 +64,12 @@ impl Held {
         self.state.borrow().is_known
     }
 
+    /// True where SPIRE was asked and had none.
+    pub(crate) fn is_absent(&self, trust_domain: &TrustDomain) -> bool {
+        let state = self.state.borrow();
+        state.is_known && !state.records.contains_key(trust_domain)
+    }
+
     /// The held bundle, and what may authenticate an https_spiffe endpoint where that cannot.
     pub(crate) fn parts(
         &self,

@@ -10,8 +10,8 @@ use entente_bundle::TrustDomain;
 use entente_proto::spire::api::server::bundle::v1::batch_delete_federated_bundle_request::Mode;
 use entente_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use entente_proto::spire::api::server::bundle::v1::{
-    BatchDeleteFederatedBundleRequest, BatchSetFederatedBundleRequest, GetFederatedBundleRequest,
-    ListFederatedBundlesRequest,
+    BatchCreateFederatedBundleRequest, BatchDeleteFederatedBundleRequest, BatchSetFederatedBundleRequest,
+    GetFederatedBundleRequest, ListFederatedBundlesRequest,
 };
 use entente_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use entente_proto::spire::api::server::entry::v1::{ListEntriesRequest, list_entries_request::Filter};
@@ -119,6 +119,7 @@ impl ServerApi {
         Err(ApiError::Pages { call: CALL })
     }
 
+    /// SPIRE logs an error when there is none.
     pub(crate) async fn federated_bundle(
         &self,
         trust_domain: &TrustDomain,
@@ -129,6 +130,19 @@ impl ServerApi {
             Err(error) if error.code() == Some(Code::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Fails with `AlreadyExists` where SPIRE holds one.
+    pub(crate) async fn create_federated_bundle(
+        &self,
+        trust_domain: &TrustDomain,
+        bundle: Bundle,
+    ) -> Result<(), ApiError> {
+        const CALL: &str = "BatchCreateFederatedBundle";
+        let output_mask = Some(BundleMask::default());
+        let request = BatchCreateFederatedBundleRequest { bundle: vec![bundle], output_mask };
+        let reply = answer(CALL, DEADLINE, self.bundles().batch_create_federated_bundle(request)).await?;
+        only_item(CALL, trust_domain, reply.results.into_iter().map(|result| result.status))
     }
 
     /// Creates or replaces; SPIRE compares nothing.

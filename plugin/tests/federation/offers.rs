@@ -86,6 +86,20 @@ async fn a_newer_bundle_is_set_read_back_and_reported() {
 }
 
 #[tokio::test]
+async fn first_contact_leaves_no_error_in_spires_log_and_overwrites_nothing_put_there_meanwhile() {
+    let federated = Federated::new(&block(FOREIGN, "")).await;
+    let operators = federated.bundle(7);
+    federated.spire.store.put(&operators);
+    let (outcome, reason) = federated.offer(&federated.bundle(1)).await;
+    assert_eq!(outcome, Outcome::Refused, "{reason}");
+    assert_eq!(federated.spire.store.bundle(FOREIGN), Some(types::Bundle::from(&operators)));
+
+    let federated = Federated::new(&block(FOREIGN, "")).await;
+    assert_eq!(federated.offer(&federated.bundle(1)).await, (Outcome::Set, String::new()));
+    assert_eq!(federated.spire.store.open().errors_logged, 0);
+}
+
+#[tokio::test]
 async fn a_lower_sequence_number_is_refused_until_an_operator_accepts_it() {
     let federated = Federated::new(&block(FOREIGN, "")).await;
     federated.offer(&federated.bundle(9)).await;

@@ -52,6 +52,10 @@ pub struct State {
     pub refreshes: Vec<String>,
     pub deletes: Vec<(Vec<String>, i32)>,
     pub page_tokens: Vec<String>,
+    /// Answers that the real server writes to its log at error level.
+    pub errors_logged: usize,
+    /// The API takes calls and answers none of them.
+    pub silent: bool,
 }
 
 impl Store {
@@ -61,6 +65,17 @@ impl Store {
 
     pub fn bundle(&self, trust_domain: &str) -> Option<Bundle> {
         self.open().bundles.get(trust_domain).cloned()
+    }
+
+    /// Writes as both calls do that write; what stands there already is for the caller.
+    fn write(&self, bundle: &Bundle) -> Option<types::Status> {
+        let mut state = self.open();
+        state.sets.push(bundle.clone());
+        let failed = state.set_fails.clone();
+        if failed.is_none() && !state.set_forgets {
+            state.bundles.insert(bundle.trust_domain.clone(), bundle.clone());
+        }
+        failed.or_else(|| status(Code::Ok, "OK"))
     }
 
     pub fn put(&self, bundle: &entente_bundle::Bundle) {
@@ -131,6 +146,9 @@ impl BundleService for Store {
         request: Request<ListFederatedBundlesRequest>,
     ) -> Result<Response<ListFederatedBundlesResponse>, Status> {
         let request = request.into_inner();
+        while self.open().silent {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let mut state = self.open();
         state.page_tokens.push(request.page_token.clone());
         let after = state
@@ -148,6 +166,9 @@ impl BundleService for Store {
         request: Request<GetFederatedBundleRequest>,
     ) -> Result<Response<Bundle>, Status> {
         let bundle = self.bundle(&request.into_inner().trust_domain);
+        if bundle.is_none() {
+            self.open().errors_logged += 1;
+        }
         bundle.map(Response::new).ok_or_else(|| Status::not_found("bundle not found"))
     }
 
@@ -155,17 +176,11 @@ impl BundleService for Store {
         &self,
         request: Request<BatchSetFederatedBundleRequest>,
     ) -> Result<Response<BatchSetFederatedBundleResponse>, Status> {
-        let mut state = self.open();
-        let mut results = Vec::new();
-        for bundle in request.into_inner().bundle {
-            state.sets.push(bundle.clone());
-            let failed = state.set_fails.clone();
-            if failed.is_none() && !state.set_forgets {
-                state.bundles.insert(bundle.trust_domain.clone(), bundle.clone());
-            }
-            let status = failed.or_else(|| status(Code::Ok, "OK"));
-            results.push(batch_set_federated_bundle_response::Result { status, bundle: None });
-        }
+        let result = |bundle| batch_set_federated_bundle_response::Result {
+            status: self.write(&bundle),
+            bundle: None,
+        };
+        let results = request.into_inner().bundle.into_iter().map(result).collect();
         Ok(Response::new(BatchSetFederatedBundleResponse { results }))
     }
 
@@ -177,11 +192,13 @@ impl BundleService for Store {
         let mut state = self.open();
         state.deletes.push((request.trust_domains.clone(), request.mode));
         let mut results = Vec::new();
+        let mut errors_logged = 0;
         for trust_domain in request.trust_domains {
             let users =
                 state.entries.iter().filter(|entry| entry.federates_with.contains(&trust_domain)).count();
             let status = if users > 0 {
                 let text = format!("cannot delete bundle; federated with {users} registration entries");
+                errors_logged += 1;
                 status(Code::FailedPrecondition, &text)
             } else if state.bundles.remove(&trust_domain).is_some() {
                 status(Code::Ok, "OK")
@@ -190,6 +207,7 @@ impl BundleService for Store {
             };
             results.push(batch_delete_federated_bundle_response::Result { status, trust_domain });
         }
+        state.errors_logged += errors_logged;
         Ok(Response::new(BatchDeleteFederatedBundleResponse { results }))
     }
 
@@ -224,9 +242,16 @@ impl BundleService for Store {
 
     async fn batch_create_federated_bundle(
         &self,
-        _: Request<BatchCreateFederatedBundleRequest>,
+        request: Request<BatchCreateFederatedBundleRequest>,
     ) -> Result<Response<BatchCreateFederatedBundleResponse>, Status> {
-        unimplemented()
+        let create = |bundle: Bundle| match self.bundle(&bundle.trust_domain) {
+            Some(_) => status(Code::AlreadyExists, "bundle already exists"),
+            None => self.write(&bundle),
+        };
+        let result =
+            |bundle| batch_create_federated_bundle_response::Result { status: create(bundle), bundle: None };
+        let results = request.into_inner().bundle.into_iter().map(result).collect();
+        Ok(Response::new(BatchCreateFederatedBundleResponse { results }))
     }
 
     async fn batch_update_federated_bundle(
