@@ -16,7 +16,8 @@ pub struct Readiness {
 /// One named condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// One of a fixed set of words: `no_bundle`, `no_signer`, `no_identity`, `no_certificate`, `link_down`, `task_ended`.
+    /// One of a fixed set of words: `no_bundle`, `no_signer`, `no_identity`, `no_certificate`, `link_down`, `spire_api`,
+    /// `task_ended`.
     pub name: String,
     /// For people.
     pub detail: String,

@@ -8,6 +8,7 @@ mod offers;
 mod session;
 mod signing;
 mod socket;
+mod spire;
 mod wire;
 
 pub(crate) use held::{Held, HeldTable};
@@ -16,3 +17,4 @@ pub(crate) use offers::{Offer, OfferTable, Outcome};
 pub(crate) use session::LinkService;
 pub(crate) use signing::{SignError, SignQueue};
 pub(crate) use socket::LinkSocket;
+pub(crate) use spire::SpireState;

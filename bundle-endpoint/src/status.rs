@@ -23,6 +23,18 @@ pub struct Status {
     pub own: OwnStatus,
     /// What we fetch, by trust domain.
     pub relationships: Vec<RelationshipStatus>,
+    /// Bundles that are to leave SPIRE and have not yet.
+    #[serde(default)]
+    pub pending_removals: Vec<PendingRemovalStatus>,
+}
+
+/// A trust domain that is not federated with any more, and whose bundle SPIRE still holds: workloads trust it on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingRemovalStatus {
+    /// The foreign one.
+    pub trust_domain: String,
+    /// What keeps it, in the plugin's words; none before the first try.
+    pub reason: Option<String>,
 }
 
 /// One listener.
@@ -163,6 +175,16 @@ pub struct OfferStatus {
     pub reason: Option<String>,
 }
 
+impl PendingRemovalStatus {
+    /// For people.
+    pub fn sentence(&self) -> String {
+        match &self.reason {
+            Some(reason) => format!("removal pending: {reason}"),
+            None => "removal pending".into(),
+        }
+    }
+}
+
 impl Status {
     /// What an operator has to look at, one sentence each; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
@@ -173,6 +195,10 @@ impl Status {
                 let reason = relationship.reason.as_deref().unwrap_or("unhealthy");
                 format!("{}: {reason}", relationship.trust_domain)
             });
-        own.chain(foreign).collect()
+        let removals = self
+            .pending_removals
+            .iter()
+            .map(|removal| format!("{}: {}", removal.trust_domain, removal.sentence()));
+        own.chain(foreign).chain(removals).collect()
     }
 }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use entente_bundle::testing::TestAuthority;
 use entente_bundle::{Bundle, document};
 use entente_proto::link::v1::offer_outcome::Outcome;
+use entente_proto::link::v1::plugin_message::Message;
 use entente_proto::link::v1::relationship::Mode;
+use entente_proto::link::v1::{PendingRemoval, PendingRemovals, Relationship, ServerApi};
 use support::endpoint::{Endpoint, KEYLESS};
 use support::eventually;
 use support::fetching::{PATIENT, QUICK, federate, linked};
@@ -252,4 +254,48 @@ async fn two_endpoints_federate_with_each_other_over_http_2() {
     };
     assert_eq!(got(plugin_a.next_offer().await), authority_b.bundle_with(Some(1), None));
     assert_eq!(got(plugin_b.next_offer().await), authority_a.bundle_with(Some(1), None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_the_plugin_cannot_use_spires_api_no_relationship_is_healthy() {
+    let (endpoint, mut plugin) = linked(PATIENT).await;
+    let authority = TestAuthority::new("b.test");
+    let foreign = Foreign::honest(&authority).await;
+    let trouble = "plugin cannot use SPIRE's API at /x/api.sock: no such file";
+    let says = |trouble: &str, declared: Vec<Relationship>| {
+        Message::ServerApi(ServerApi { trouble: trouble.into(), declared })
+    };
+    // From the start: what is declared is shown, and not fetched.
+    plugin.say(says(trouble, vec![spiffe("b.test", &foreign.url())])).await;
+    let unhealthy =
+        || async { endpoint.relationship("b.test").await.filter(|r| r.reason.as_deref() == Some(trouble)) };
+    let relationship = eventually("declared and unhealthy", unhealthy).await;
+    assert!(!relationship.healthy && relationship.last_attempt.is_none(), "{relationship:?}");
+    let (_, readiness) = endpoint.ready().await;
+    assert!(readiness.degraded.iter().any(|reason| reason.name == "spire_api" && reason.detail == trouble));
+    assert!(endpoint.status().await.problems().contains(&format!("b.test: {trouble}")));
+
+    federate(&plugin, &authority, &foreign).await;
+    plugin.say(says("", Vec::new())).await;
+    let offer = plugin.next_offer().await;
+    plugin.holds("b.test", Some(&Bundle::try_from(offer.bundle.as_ref().unwrap()).unwrap())).await;
+    eventually("healthy", || async { endpoint.relationship("b.test").await.filter(|r| r.healthy) }).await;
+    assert!(endpoint.ready().await.1.degraded.is_empty());
+
+    // Later: what was healthy is not.
+    plugin.say(says(trouble, Vec::new())).await;
+    eventually("unhealthy again", unhealthy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_removal_that_is_pending_is_shown_with_what_keeps_it() {
+    let (endpoint, plugin) = linked(PATIENT).await;
+    let pending = |removals: Vec<PendingRemoval>| Message::PendingRemovals(PendingRemovals { removals });
+    let reason = "kept because entry e-17 (spiffe://a.test/web) uses it";
+    plugin.say(pending(vec![PendingRemoval { trust_domain: "b.test".into(), reason: reason.into() }])).await;
+    let problem = format!("b.test: removal pending: {reason}");
+    let is_shown = || async { endpoint.status().await.problems().contains(&problem) };
+    eventually("shown", || async { is_shown().await.then_some(()) }).await;
+    plugin.say(pending(Vec::new())).await;
+    eventually("gone", || async { (!is_shown().await).then_some(()) }).await;
 }

@@ -21,10 +21,11 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use crate::counters::Counter;
 use crate::hclog::chain;
+use crate::pending_removals::Cause;
 use crate::relationships::{self, Mode};
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
-use crate::state::{Cause, Shared};
+use crate::state::Shared;
 
 /// Shortest time from one offer of a trust domain to its next: each costs SPIRE a call, or a fetch.
 const PACE: Duration = Duration::from_millis(250);

@@ -7,7 +7,7 @@
 //! | `publisher`, `own_bundle` | what is our own bundle? |
 //! | `identity`, `signing` | who is SPIRE Server, and what may be signed in its name? |
 //! | `server_api`, `watcher`, `held`, `relationships` | what does SPIRE Server hold, and with whom does it federate? |
-//! | `federation`, `removal` | which foreign bundle goes in, and which one out? |
+//! | `federation`, `removal`, `pending_removals` | which foreign bundle goes in, and which one out? |
 //! | `link`, `rate_limit` | what does the bundle endpoint have to know, and how much may it ask for? |
 
 pub mod arguments;
@@ -26,7 +26,9 @@ mod host;
 mod identity;
 pub mod install;
 mod link;
+mod outage;
 mod own_bundle;
+mod pending_removals;
 mod publisher;
 mod rate_limit;
 mod relationships;

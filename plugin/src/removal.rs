@@ -3,6 +3,8 @@
 //! A bundle that registration entries still name is left alone, and the entries are named: detaching or deleting them is the
 //! operator's decision.
 
+use std::time::Instant;
+
 use entente_bundle::TrustDomain;
 use entente_proto::spire::api::types::Entry;
 use tonic::Code;
@@ -10,103 +12,136 @@ use tracing::{debug, info, warn};
 
 use crate::config::UndeclaredBundles;
 use crate::hclog::chain;
+use crate::pending_removals::{Cause, Pending};
 use crate::relationships::{self, SpireRelationships};
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
-use crate::state::{Cause, Shared};
+use crate::state::Shared;
 
 /// Most entries that one log line names.
 const NAMED_ENTRIES: usize = 20;
 
-/// Tries each pending removal once.
+/// Looks at each pending removal, and tries those that nothing is known to keep.
 pub(crate) async fn pass(
     shared: &Shared,
     api: &ServerApi,
     spire: &SpireRelationships,
     repeats: &mut Repeats,
 ) {
-    for (trust_domain, cause) in shared.removals.all() {
+    for (trust_domain, pending) in shared.removals.all() {
         // Read after the removals, and not handed in: a reconfiguration writes the two in the other order.
         let Some(config) = shared.config() else { return };
         let is_wanted = config.federates_with.contains_key(&trust_domain)
             || spire.contains_key(&trust_domain)
-            || (cause == Cause::Undeclared && config.undeclared_bundles == UndeclaredBundles::Keep);
+            || (pending.cause == Cause::Undeclared && config.undeclared_bundles == UndeclaredBundles::Keep);
+        let mut one = Removal { shared, trust_domain: &trust_domain, pending: &pending, repeats };
         if is_wanted {
-            shared.removals.done(&trust_domain);
-            repeats.over(&subject(&trust_domain));
-            continue;
+            shared.removals.forget(&trust_domain);
+            one.repeats.over(&one.subject());
+        } else if let Some(user) = relationships::authenticated_by(&trust_domain, &config, spire) {
+            one.used_by_endpoint(&user);
+        } else if pending.is_due(Instant::now()) {
+            one.attempt(api).await;
         }
-        if let Some(user) = relationships::authenticated_by(&trust_domain, &config, spire) {
-            name_user(&trust_domain, &user, repeats);
-            continue;
-        }
-        // Taken off the list first: a set that lands meanwhile puts it on again, and that must not get lost.
-        shared.removals.done(&trust_domain);
-        let deleted = api.delete_federated_bundle(&trust_domain).await;
-        if deleted.as_ref().is_err_and(|error| error.code() != Some(Code::NotFound)) {
-            shared.removals.add(trust_domain.clone(), cause);
-        }
-        match deleted {
-            Ok(()) => removed(shared, &trust_domain, repeats),
-            // Only SPIRE's answer to the deletion says that nothing is there: what was read before may be older than a set.
-            Err(error) if error.code() == Some(Code::NotFound) => over(shared, &trust_domain, repeats),
-            Err(error) if error.code() == Some(Code::FailedPrecondition) => {
-                name_entries(api, &trust_domain, repeats).await;
+    }
+}
+
+/// One bundle that is to go.
+struct Removal<'a> {
+    shared: &'a Shared,
+    trust_domain: &'a TrustDomain,
+    pending: &'a Pending,
+    repeats: &'a mut Repeats,
+}
+
+impl Removal<'_> {
+    fn subject(&self) -> String {
+        format!("removal {}", self.trust_domain)
+    }
+
+    /// SPIRE logs an error for each deletion that it refuses, so the entries are looked at before.
+    async fn attempt(&mut self, api: &ServerApi) {
+        match api.entries_federating_with(self.trust_domain).await {
+            Ok(entries) if entries.is_empty() => self.delete(api).await,
+            Ok(entries) => self.used_by_entries(&entries),
+            // A policy that hides the entries may still allow the deletion.
+            Err(error) if matches!(error.code(), Some(Code::PermissionDenied | Code::Unimplemented)) => {
+                self.delete(api).await;
             }
-            Err(error) => tell(&trust_domain, &error, repeats),
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    async fn delete(&mut self, api: &ServerApi) {
+        match api.delete_federated_bundle(self.trust_domain).await {
+            Ok(()) => {
+                self.over();
+                info!(trust_domain = %self.trust_domain, "federated bundle removed");
+            }
+            // Only SPIRE's answer to the deletion says that nothing is there: what was read before may be older than a set.
+            Err(error) if error.code() == Some(Code::NotFound) => self.over(),
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    fn over(&mut self) {
+        self.shared.removals.done(self.trust_domain, self.pending);
+        self.shared.held.forget(self.trust_domain);
+        self.repeats.over(&self.subject());
+    }
+
+    fn refused(&mut self, error: &ApiError) {
+        let (trust_domain, error) = (self.trust_domain, chain(error));
+        if self.repeats.is_new(&self.subject(), &error) {
+            warn!(%trust_domain, error, "federated bundle cannot be removed yet");
+        }
+        let because = format!("SPIRE did not remove it: {error}");
+        self.shared.removals.refused(trust_domain, because, Instant::now());
+    }
+
+    fn used_by_endpoint(&mut self, user: &TrustDomain) {
+        let trust_domain = self.trust_domain;
+        if self.repeats.is_new(&self.subject(), user.as_str()) {
+            warn!(
+                %trust_domain,
+                used_by = %user,
+                way_out = "it is removed by itself when no endpoint_spiffe_id names this trust domain any more",
+                "federated bundle is kept because it authenticates the endpoint of another trust domain"
+            );
+        }
+        self.shared
+            .removals
+            .kept(trust_domain, format!("kept because it authenticates the endpoint of {user}"));
+    }
+
+    fn used_by_entries(&mut self, entries: &[Entry]) {
+        let (trust_domain, count) = (self.trust_domain, entries.len());
+        let names: Vec<_> = entries.iter().take(NAMED_ENTRIES).map(name).collect();
+        self.shared.removals.kept(trust_domain, because_of(&names, count));
+        let names = names.join(", ");
+        if self.repeats.is_new(&self.subject(), &names) {
+            warn!(
+                %trust_domain,
+                entries = names,
+                count,
+                way_out = "take the trust domain out of federatesWith of these entries (spire-server entry update), or delete them; the bundle is then removed by itself",
+                "federated bundle is kept because registration entries use it"
+            );
+        } else {
+            debug!(%trust_domain, count, "federated bundle is still used by registration entries");
         }
     }
 }
 
-fn subject(trust_domain: &TrustDomain) -> String {
-    format!("removal {trust_domain}")
-}
-
-fn over(shared: &Shared, trust_domain: &TrustDomain, repeats: &mut Repeats) {
-    shared.held.forget(trust_domain);
-    repeats.over(&subject(trust_domain));
-}
-
-fn removed(shared: &Shared, trust_domain: &TrustDomain, repeats: &mut Repeats) {
-    over(shared, trust_domain, repeats);
-    info!(%trust_domain, "federated bundle removed");
-}
-
-fn tell(trust_domain: &TrustDomain, error: &ApiError, repeats: &mut Repeats) {
-    let error = chain(error);
-    if repeats.is_new(&subject(trust_domain), &error) {
-        warn!(%trust_domain, error, "federated bundle cannot be removed yet");
-    }
-}
-
-fn name_user(trust_domain: &TrustDomain, user: &TrustDomain, repeats: &mut Repeats) {
-    if repeats.is_new(&subject(trust_domain), user.as_str()) {
-        warn!(
-            %trust_domain,
-            used_by = %user,
-            way_out = "it is removed by itself when no endpoint_spiffe_id names this trust domain any more",
-            "federated bundle is kept because it authenticates the endpoint of another trust domain"
-        );
-    }
-}
-
-async fn name_entries(api: &ServerApi, trust_domain: &TrustDomain, repeats: &mut Repeats) {
-    let entries = match api.entries_federating_with(trust_domain).await {
-        Ok(entries) => entries,
-        Err(error) => return tell(trust_domain, &error, repeats),
-    };
-    let names: Vec<_> = entries.iter().take(NAMED_ENTRIES).map(name).collect();
-    let names = names.join(", ");
-    if repeats.is_new(&subject(trust_domain), &names) {
-        warn!(
-            %trust_domain,
-            entries = names,
-            count = entries.len(),
-            way_out = "take the trust domain out of federatesWith of these entries (spire-server entry update), or delete them; the bundle is then removed by itself",
-            "federated bundle is kept because registration entries use it"
-        );
-    } else {
-        debug!(%trust_domain, count = entries.len(), "federated bundle is still used by registration entries");
+/// What keeps it, in few words: three names tell an operator where to look.
+fn because_of(names: &[String], count: usize) -> String {
+    match names {
+        [one] => format!("kept because entry {one} uses it"),
+        names if names.len() <= 3 => format!("kept because entries {} use it", names.join(", ")),
+        names => {
+            let first: Vec<_> = names.iter().take(3).map(String::as_str).collect();
+            format!("kept because entries {} and {} more use it", first.join(", "), count - first.len())
+        }
     }
 }
 

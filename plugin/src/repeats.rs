@@ -27,12 +27,7 @@ impl Repeats {
         true
     }
 
-    /// The subject is well again; true when it was not before.
-    pub(crate) fn recovered(&mut self, subject: &str) -> bool {
-        self.0.remove(subject).is_some()
-    }
-
-    /// As [`Self::recovered`], where nobody asks.
+    /// The subject is well again.
     pub(crate) fn over(&mut self, subject: &str) {
         self.0.remove(subject);
     }
@@ -49,7 +44,7 @@ mod tests {
         assert!(!repeats.is_new("a", "1"));
         assert!(repeats.is_new("b", "1"));
         assert!(repeats.is_new("a", "2"));
-        assert!(repeats.recovered("a") && !repeats.recovered("a"));
+        repeats.over("a");
         assert!(repeats.is_new("a", "2"));
     }
 }

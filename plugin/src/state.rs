@@ -1,7 +1,6 @@
 //! What the parts of the plugin share. Each part writes its own piece, and everybody reads the newest.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use entente_bundle::TrustDomain;
@@ -14,6 +13,7 @@ use crate::handshake::Role;
 use crate::held::Held;
 use crate::identity::Identities;
 use crate::own_bundle::OwnBundle;
+use crate::pending_removals::PendingRemovals;
 use crate::rate_limit::{EndpointLines, RateLimit};
 use crate::relationships::{self, FederationRelationship, SpireRelationships};
 use crate::server_api::Connections;
@@ -35,7 +35,9 @@ pub(crate) struct Shared {
     /// SPIRE's own relationships; `None` until they were listed once.
     pub(crate) spire_relationships: watch::Sender<Option<Arc<SpireRelationships>>>,
     /// Trust domains whose bundles are to go.
-    pub(crate) removals: Removals,
+    pub(crate) removals: PendingRemovals,
+    /// Why SPIRE's API cannot be used, for people; `None` while it can.
+    pub(crate) api_trouble: watch::Sender<Option<Arc<str>>>,
     /// Asks for a look at what SPIRE holds at once.
     pub(crate) look_wanted: Notify,
     pub(crate) signing_limit: RateLimit,
@@ -55,7 +57,8 @@ impl Shared {
             connections: Connections::default(),
             held: Held::new(),
             spire_relationships: watch::Sender::new(None),
-            removals: Removals::default(),
+            removals: PendingRemovals::default(),
+            api_trouble: watch::Sender::new(Some("SPIRE's API has not answered the plugin yet".into())),
             look_wanted: Notify::new(),
             signing_limit: signing::rate_limit(Instant::now()),
             endpoint_lines: EndpointLines::new(Instant::now()),
@@ -83,39 +86,5 @@ impl Shared {
         self.removals.update(gone.cloned(), &config);
         self.own_bundle.forget();
         self.look_wanted.notify_one();
-    }
-}
-
-/// Why a bundle is to be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// Its managed relationship has ended.
-    Ended,
-    /// Nobody names it, and the operator wants such bundles gone.
-    Undeclared,
-}
-
-/// Trust domains whose federated bundles are to be removed from SPIRE.
-#[derive(Debug, Default)]
-pub(crate) struct Removals(Mutex<BTreeMap<TrustDomain, Cause>>);
-
-impl Removals {
-    /// Adds those whose relationship ended, and forgets those that the configuration names (again).
-    pub(crate) fn update(&self, gone: impl Iterator<Item = TrustDomain>, config: &Config) {
-        let mut causes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        causes.extend(gone.map(|name| (name, Cause::Ended)));
-        causes.retain(|name, _| !config.federates_with.contains_key(name));
-    }
-
-    pub(crate) fn add(&self, name: TrustDomain, cause: Cause) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, cause);
-    }
-
-    pub(crate) fn done(&self, name: &TrustDomain) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-    }
-
-    pub(crate) fn all(&self) -> BTreeMap<TrustDomain, Cause> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -12,11 +12,13 @@ use tracing::{debug, error, info, warn};
 use crate::config::{Config, UndeclaredBundles};
 use crate::files;
 use crate::hclog::chain;
+use crate::outage::Outage;
+use crate::pending_removals::Cause;
 use crate::relationships::{self, FederationRelationship, SpireRelationships};
 use crate::removal;
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
-use crate::state::{Cause, Shared};
+use crate::state::Shared;
 
 /// Between two looks.
 const POLL: Duration = Duration::from_secs(5);
@@ -29,20 +31,20 @@ const STARTING: Duration = Duration::from_secs(15);
 
 /// Looks until the plugin stops.
 pub(crate) async fn run(shared: &Shared) {
-    let started = Instant::now();
+    let mut outage = Outage::new(Instant::now() + STARTING);
     let mut repeats = Repeats::default();
     let mut retry = FIRST_RETRY;
     loop {
         let pause = match look(shared, &mut repeats).await {
             Ok(()) => {
-                if repeats.recovered("server") {
-                    info!("spire server api answers again");
+                if let Some(lasted) = outage.over(Instant::now()) {
+                    info!(lasted_seconds = lasted.as_secs(), "spire server api answers again");
                 }
                 retry = FIRST_RETRY;
                 POLL
             }
             Err(error) => {
-                tell_failure(&error, started, &mut repeats);
+                tell_failure(shared, &error, &mut outage);
                 let next = (retry * 2).min(POLL);
                 std::mem::replace(&mut retry, next)
             }
@@ -54,13 +56,32 @@ pub(crate) async fn run(shared: &Shared) {
     }
 }
 
-fn tell_failure(error: &ApiError, started: Instant, repeats: &mut Repeats) {
-    let error = chain(error);
-    if started.elapsed() > STARTING && repeats.is_new("server", "down") {
-        warn!(error, "spire server api cannot be used");
-    } else if repeats.is_new("server error", &error) {
-        debug!(error, "spire server api cannot be used");
+/// In the log at a bounded pace; over the link at once, where it makes every relationship unhealthy.
+fn tell_failure(shared: &Shared, error: &ApiError, outage: &mut Outage) {
+    let Some(config) = shared.config() else { return };
+    let (error, server_socket) = (chain(error), config.server_socket.display());
+    match outage.failed(Instant::now()) {
+        Some(lasts) => {
+            warn!(
+                %server_socket,
+                error,
+                lasts_seconds = lasts.as_secs(),
+                way_out = "server_socket in the plugin's configuration must be socket_path of server.conf",
+                "spire server api cannot be used"
+            );
+        }
+        None => debug!(%server_socket, error, "spire server api cannot be used"),
     }
+    tell_link(shared, Some(format!("plugin cannot use SPIRE's API at {server_socket}: {error}")));
+}
+
+fn tell_link(shared: &Shared, trouble: Option<String>) {
+    let trouble = trouble.map(Arc::from);
+    shared.api_trouble.send_if_modified(|known| {
+        let is_news = *known != trouble;
+        *known = trouble;
+        is_news
+    });
 }
 
 async fn look(shared: &Shared, repeats: &mut Repeats) -> Result<(), ApiError> {
@@ -80,6 +101,7 @@ async fn look(shared: &Shared, repeats: &mut Repeats) -> Result<(), ApiError> {
     let relationships = relationships::all(&config, &spire);
     read_bootstraps(shared, &relationships, repeats);
     shared.held.replace_all(generation, &bundles);
+    tell_link(shared, None);
     let endpoints = relationships.values().filter_map(FederationRelationship::endpoint_trust_domain);
     let named = relationships.keys().chain(spire.keys()).chain(endpoints).collect();
     shared.held.forget_all_but(&named);

@@ -280,6 +280,33 @@ async fn relationships_wait_until_spire_has_said_what_it_holds() {
     endpoint.wait_held("a.test", |held| held.bundle.is_none()).await;
 }
 
+#[tokio::test]
+async fn an_api_of_spire_that_cannot_be_used_is_told_and_so_is_its_return() {
+    let block = "federates_with \"a.test\" { bundle_endpoint_url = \"https://a.test\" bundle_endpoint_profile \"https_web\" {} }";
+    let (plugin, folder) = configured(block).await;
+    let endpoint = FakeEndpoint::start(&folder.join("link.sock"));
+    let expected = format!("plugin cannot use SPIRE's API at {}/api.sock: ", folder.display());
+    let state = endpoint.wait_server_api(|state| state.trouble.starts_with(&expected)).await;
+    assert!(state.trouble.contains("No such file"), "{state:?}");
+    assert_eq!(state.declared.len(), 1, "what is declared is told, for people");
+    let logs = &plugin.launched.logs;
+    let line = logs.wait_for_level("warn", "spire server api cannot be used").await;
+    assert!(line["way_out"].as_str().unwrap().contains("server_socket"), "{line:?}");
+    let spire = FakeSpire::start(&folder.join("api.sock"));
+    endpoint.wait_server_api(|state| state.trouble.is_empty() && state.declared.is_empty()).await;
+    endpoint.wait_relationships(|all| all.len() == 1).await;
+    logs.wait_for("spire server api answers again").await;
+
+    // One that hangs is no better than one that is gone.
+    spire.store.open().silent = true;
+    let state = endpoint.wait_server_api(|state| state.trouble.starts_with(&expected)).await;
+    assert!(state.trouble.contains("did not answer within 10s"), "{state:?}");
+    assert!(state.declared.is_empty(), "the relationships are known");
+    spire.store.open().silent = false;
+    endpoint.wait_server_api(|state| state.trouble.is_empty()).await;
+    logs.wait_for_count("spire server api answers again", 2).await;
+}
+
 async fn wait_for_chain(endpoint: &FakeEndpoint, chain: &[Vec<u8>]) {
     until("the newest chain at the endpoint", || {
         let newest = endpoint.received().into_iter().rev().find_map(|message| match message {

@@ -1,11 +1,12 @@
 //! Everything that the admin listener shows, put together from the parts at the moment it is asked for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use entente_bundle::freshness::{self, Freshness};
 use entente_bundle::text::rfc3339;
-use entente_bundle::{Bundle, X509Authority};
+use entente_bundle::{Bundle, TrustDomain, X509Authority};
 use rustls_pki_types::UnixTime;
 
 use crate::federation::relationship::EndpointProfile;
@@ -13,12 +14,12 @@ use crate::federation::table::{RelationshipState, RelationshipTable};
 use crate::handler::BundleHandler;
 use crate::health::{Readiness, Reason};
 use crate::identity::Identity;
-use crate::link::{Hub, LinkInfo, Offer, Outcome};
+use crate::link::{Hub, LinkInfo, Offer, Outcome, SpireState};
 use crate::metrics::{DomainNumbers, Metrics};
 use crate::published::PublishedWatch;
 use crate::status::{
-    BundleSummary, FailureStatus, LinkStatus, ListenerStatus, OfferStatus, OwnStatus, RelationshipStatus,
-    Status, X509AuthoritySummary,
+    BundleSummary, FailureStatus, LinkStatus, ListenerStatus, OfferStatus, OwnStatus, PendingRemovalStatus,
+    RelationshipStatus, Status, X509AuthoritySummary,
 };
 use crate::time::{unix_now, unix_seconds};
 
@@ -55,6 +56,8 @@ impl View {
             let list = if reasons.is_empty() { &mut degraded } else { &mut reasons };
             list.push(Reason::new("link_down", "no plugin is linked: changes of the bundle cannot arrive"));
         }
+        let spire = self.hub.spire();
+        degraded.extend(spire.troubles.into_iter().map(|trouble| Reason::new("spire_api", trouble)));
         // A task that ended holds a sender: then nothing would ever change again, and nobody would notice.
         if self.published.has_changed().is_err() {
             reasons.push(Reason::new("task_ended", "the publishing task has ended"));
@@ -80,7 +83,7 @@ impl View {
 
     pub(crate) fn status(&self) -> Status {
         let now = unix_now();
-        let relationships = self.relationships.snapshot();
+        let spire = self.hub.spire();
         Status {
             trust_domain: self.hub.trust_domain().to_string(),
             version: crate::VERSION.into(),
@@ -89,8 +92,17 @@ impl View {
             link_socket: self.link_socket.clone(),
             links: self.hub.links().iter().map(link_status).collect(),
             own: self.own(now),
-            relationships: relationships.iter().map(|state| self.relationship(state, now)).collect(),
+            relationships: self.foreign(&spire, now),
+            pending_removals: spire.removals.into_iter().map(pending_removal).collect(),
         }
+    }
+
+    /// Those that are followed, and those that the plugin has declared and cannot say more about.
+    fn foreign(&self, spire: &SpireState, now: UnixTime) -> Vec<RelationshipStatus> {
+        let of = |state: RelationshipState| (state.relationship.trust_domain.clone(), state);
+        let declared = spire.declared.values().map(RelationshipState::new);
+        let all: BTreeMap<_, _> = declared.chain(self.relationships.snapshot()).map(of).collect();
+        all.values().map(|state| self.relationship(state, spire, now)).collect()
     }
 
     fn own(&self, now: UnixTime) -> OwnStatus {
@@ -106,11 +118,17 @@ impl View {
         }
     }
 
-    fn relationship(&self, state: &RelationshipState, now: UnixTime) -> RelationshipStatus {
+    fn relationship(
+        &self,
+        state: &RelationshipState,
+        spire: &SpireState,
+        now: UnixTime,
+    ) -> RelationshipStatus {
         let relationship = &state.relationship;
         let held = self.hub.held.current(&relationship.trust_domain).bundle;
         let outcome = state.offer.as_ref().map(|offer| offer.outcome().borrow().clone());
-        let reason = trouble(state, held.as_deref(), now);
+        // While the plugin sees nothing of SPIRE, what was last heard of it says nothing.
+        let reason = spire.unusable.clone().or_else(|| trouble(state, held.as_deref(), now));
         let endpoint_spiffe_id = match &relationship.profile {
             EndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => Some(endpoint_spiffe_id.to_string()),
             EndpointProfile::HttpsWeb { .. } => None,
@@ -191,6 +209,11 @@ fn freshness_name(freshness: Freshness) -> String {
     .into()
 }
 
+fn pending_removal((trust_domain, reason): (TrustDomain, String)) -> PendingRemovalStatus {
+    let reason = Some(reason).filter(|reason| !reason.is_empty());
+    PendingRemovalStatus { trust_domain: trust_domain.to_string(), reason }
+}
+
 fn link_status(link: &LinkInfo) -> LinkStatus {
     LinkStatus {
         plugin_version: link.plugin_version.clone(),
@@ -243,8 +266,6 @@ fn time(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use entente_bundle::TrustDomain;
 
     use super::*;
     use crate::link::OfferTable;

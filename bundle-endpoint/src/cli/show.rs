@@ -49,6 +49,9 @@ pub(super) fn status(status: &Status) -> String {
     for relationship in &status.relationships {
         foreign(&mut text, relationship);
     }
+    for removal in &status.pending_removals {
+        line(&mut text, format_args!("no longer fetches {}: {}", removal.trust_domain, removal.sentence()));
+    }
     let problems = status.problems();
     if problems.is_empty() {
         line(&mut text, format_args!("all is well"));

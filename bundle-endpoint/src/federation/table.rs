@@ -34,17 +34,10 @@ pub(crate) struct FetchFailure {
     pub(crate) count: u64,
 }
 
-/// What is known about every relationship.
-#[derive(Debug, Default)]
-pub(crate) struct RelationshipTable(Mutex<BTreeMap<TrustDomain, RelationshipState>>);
-
-impl RelationshipTable {
-    pub(crate) fn snapshot(&self) -> Vec<RelationshipState> {
-        crate::lock(&self.0).values().cloned().collect()
-    }
-
-    pub(super) fn begin(&self, relationship: &Arc<FederationRelationship>) {
-        let state = RelationshipState {
+impl RelationshipState {
+    /// Before anything was tried.
+    pub(crate) fn new(relationship: &Arc<FederationRelationship>) -> Self {
+        Self {
             relationship: Arc::clone(relationship),
             fetched: None,
             skipped_elements: 0,
@@ -56,7 +49,21 @@ impl RelationshipTable {
             last_attempt: None,
             last_success: None,
             next_fetch: None,
-        };
+        }
+    }
+}
+
+/// What is known about every relationship.
+#[derive(Debug, Default)]
+pub(crate) struct RelationshipTable(Mutex<BTreeMap<TrustDomain, RelationshipState>>);
+
+impl RelationshipTable {
+    pub(crate) fn snapshot(&self) -> Vec<RelationshipState> {
+        crate::lock(&self.0).values().cloned().collect()
+    }
+
+    pub(super) fn begin(&self, relationship: &Arc<FederationRelationship>) {
+        let state = RelationshipState::new(relationship);
         crate::lock(&self.0).insert(relationship.trust_domain.clone(), state);
     }
 

@@ -11,6 +11,7 @@ use entente_bundle::{Bundle, TrustDomain};
 use tokio::sync::watch;
 
 use super::signing::SignPlaces;
+use super::spire::{PendingRemovals, ServerApi, SpireState};
 use super::{Held, HeldTable, OfferTable};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::{Lenders, LentIdentity};
@@ -63,6 +64,8 @@ struct LinkState {
     own_bundle: Option<(u64, Arc<Bundle>)>,
     relationships: Option<(u64, Arc<Relationships>)>,
     identity: Option<(u64, Arc<LentIdentity>)>,
+    server_api: ServerApi,
+    removals: PendingRemovals,
 }
 
 impl Hub {
@@ -111,7 +114,14 @@ impl Hub {
         let mut links = crate::lock(&self.links);
         links.last_id += 1;
         let id = LinkId(links.last_id);
-        let state = LinkState { info, own_bundle: None, relationships: None, identity: None };
+        let state = LinkState {
+            info,
+            own_bundle: None,
+            relationships: None,
+            identity: None,
+            server_api: ServerApi::default(),
+            removals: PendingRemovals::new(),
+        };
         links.open.insert(id, state);
         self.count(&links);
         id
@@ -149,6 +159,22 @@ impl Hub {
     /// Whichever link speaks last is right: linked servers share one datastore.
     pub(crate) fn take_held(&self, trust_domain: &TrustDomain, held: Held) -> bool {
         self.held.set(trust_domain, held)
+    }
+
+    /// What a plugin says about SPIRE's API; gone with its link, because nobody else can say when it is over.
+    pub(crate) fn take_server_api(&self, id: LinkId, server_api: ServerApi) {
+        self.update(id, |state, _| state.server_api = server_api);
+    }
+
+    /// What is to leave SPIRE and has not; gone with the link for the same reason.
+    pub(crate) fn take_removals(&self, id: LinkId, removals: PendingRemovals) {
+        self.update(id, |state, _| state.removals = removals);
+    }
+
+    /// What the linked plugins say about SPIRE Server.
+    pub(crate) fn spire(&self) -> SpireState {
+        let links = crate::lock(&self.links);
+        SpireState::merge(links.open.values().map(|link| (&link.server_api, &link.removals)))
     }
 
     /// Looks at lent identities again as time passes: certificates become valid and authorities end.

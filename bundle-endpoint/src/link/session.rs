@@ -10,7 +10,8 @@ use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 use entente_proto::link::v1::sign_response::Result as SignResult;
 use entente_proto::link::v1::{
     EndpointHello, EndpointMessage, Heartbeat, HeldBundle, OfferOutcome, OfferedBundle, OwnBundle,
-    PluginHello, PluginMessage, Relationships as RelationshipsMessage, ServerIdentity, SignRequest,
+    PendingRemovals as PendingRemovalsMessage, PluginHello, PluginMessage, Relationship,
+    Relationships as RelationshipsMessage, ServerApi as ServerApiMessage, ServerIdentity, SignRequest,
     SignResponse,
 };
 use tokio::sync::mpsc;
@@ -25,7 +26,9 @@ use super::hub::{Hub, LinkId, LinkInfo, Relationships};
 use super::offers::Offer;
 use super::signing::SignQueue;
 use super::socket::LinkPeer;
+use super::spire::ServerApi;
 use super::wire::{self, MessageError};
+use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::LentIdentity;
 use crate::logging::{Throttle, chain};
 
@@ -211,6 +214,11 @@ impl Linked {
                 Ok(())
             }
             Some(FromPlugin::HeldBundle(message)) => self.held_bundle(&message),
+            Some(FromPlugin::ServerApi(message)) => {
+                self.server_api(message);
+                Ok(())
+            }
+            Some(FromPlugin::PendingRemovals(message)) => self.pending_removals(message),
             Some(FromPlugin::OfferOutcome(message)) => self.offer_outcome(&message),
             Some(FromPlugin::SignResponse(message)) => {
                 self.sign_response(message);
@@ -262,17 +270,35 @@ impl Linked {
     }
 
     fn relationships(&self, message: RelationshipsMessage) {
-        let mut relationships = Relationships::new();
-        for one in message.relationships {
-            match wire::relationship(self.hub.trust_domain(), one) {
-                Ok(one) => {
-                    relationships.insert(one.trust_domain.clone(), Arc::new(one));
-                }
-                Err(error) => self.refused("federation relationship refused", &error),
-            }
-        }
+        let read = self.readable(message.relationships);
+        let relationships: Relationships = read.map(|one| (one.trust_domain.clone(), one)).collect();
         debug!(count = relationships.len(), "relationships received");
         self.hub.take_relationships(self.id, relationships);
+    }
+
+    fn readable(&self, messages: Vec<Relationship>) -> impl Iterator<Item = Arc<FederationRelationship>> {
+        messages.into_iter().filter_map(|one| match wire::relationship(self.hub.trust_domain(), one) {
+            Ok(one) => Some(Arc::new(one)),
+            Err(error) => {
+                self.refused("federation relationship refused", &error);
+                None
+            }
+        })
+    }
+
+    /// The plugin logs it, beside SPIRE Server; here it is for the status page.
+    fn server_api(&self, message: ServerApiMessage) {
+        let trouble = wire::reason(&message.trouble);
+        debug!(trouble, "state of spire's api received");
+        let declared = self.readable(message.declared).collect();
+        self.hub.take_server_api(self.id, ServerApi { trouble, declared });
+    }
+
+    fn pending_removals(&self, message: PendingRemovalsMessage) -> Result<(), MessageError> {
+        let removals = wire::pending_removals(message)?;
+        debug!(count = removals.len(), "pending removals received");
+        self.hub.take_removals(self.id, removals);
+        Ok(())
     }
 
     fn held_bundle(&self, message: &HeldBundle) -> Result<(), MessageError> {

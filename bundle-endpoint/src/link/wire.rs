@@ -7,6 +7,7 @@ use entente_bundle::{Bundle, IdError, SpiffeId, TrustDomain};
 use entente_proto::convert::{BundleMessage, ConvertError};
 use entente_proto::link::v1 as link;
 
+use super::spire::PendingRemovals;
 use super::{Held, Outcome};
 use crate::federation::relationship::{EndpointProfile, FederationRelationship, Mode};
 
@@ -107,6 +108,17 @@ pub(crate) fn held(message: &link::HeldBundle) -> Result<(TrustDomain, Held), Me
     let held =
         Held { bundle: read(&message.bundle)?, authentication_bundle: read(&message.authentication_bundle)? };
     Ok((trust_domain, held))
+}
+
+/// Words for people, bounded; `None` where there are none.
+pub(crate) fn reason(text: &str) -> Option<String> {
+    Some(printable(text, 500)).filter(|text| !text.is_empty())
+}
+
+pub(crate) fn pending_removals(message: link::PendingRemovals) -> Result<PendingRemovals, MessageError> {
+    let one =
+        |one: link::PendingRemoval| Ok((domain(&one.trust_domain)?, reason(&one.reason).unwrap_or_default()));
+    message.removals.into_iter().map(one).collect()
 }
 
 /// `None` for an outcome that this version does not know: the offer stays unanswered.

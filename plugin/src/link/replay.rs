@@ -12,6 +12,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use super::LinkError;
 use super::session::Outbox;
 use crate::config::Config;
+use crate::pending_removals::Pending;
 use crate::relationships::{self, FederationRelationship, SpireRelationships};
 use crate::state::Shared;
 
@@ -22,6 +23,8 @@ pub(super) struct Replay {
     certificate_chain: Option<Vec<CertificateDer<'static>>>,
     relationships: Option<Relationships>,
     held: BTreeMap<TrustDomain, HeldParts>,
+    server_api: Option<(Option<Arc<str>>, Option<Arc<Config>>)>,
+    removals: wire::PendingRemovals,
 }
 
 /// Held bundle, and what authenticates the endpoint instead.
@@ -46,11 +49,54 @@ impl Replay {
         // Until SPIRE has said what it holds and federates with, neither is told: absent would mean none.
         let spire = shared.spire_relationships.borrow().clone();
         let is_held_known = shared.held.is_known();
+        let mut unknown = Some(config.clone());
         if let Some(spire) = spire.filter(|_| is_held_known) {
             any |= self.send_relationships(config, spire, outbox).await?;
             any |= self.send_held(shared, outbox).await?;
+            unknown = None;
         }
+        any |= self.send_server_api(shared, unknown, outbox).await?;
+        any |= self.send_removals(shared, outbox).await?;
         Ok(any)
+    }
+
+    /// `unknown` is the configuration while its relationships cannot be told: then what it declares is, for people.
+    async fn send_server_api(
+        &mut self,
+        shared: &Shared,
+        unknown: Option<Arc<Config>>,
+        outbox: &Outbox,
+    ) -> Result<bool, LinkError> {
+        let trouble = shared.api_trouble.borrow().clone();
+        let is_sent = self.server_api.as_ref().is_some_and(|(sent, declared)| {
+            *sent == trouble && same(declared.as_ref(), unknown.as_ref(), Arc::ptr_eq)
+        });
+        if is_sent {
+            return Ok(false);
+        }
+        let declared = unknown.iter().flat_map(|config| config.federates_with.values());
+        let message = wire::ServerApi {
+            trouble: trouble.as_deref().unwrap_or_default().into(),
+            declared: declared.map(FederationRelationship::to_link).collect(),
+        };
+        outbox.send(FromPlugin::ServerApi(message)).await?;
+        self.server_api = Some((trouble, unknown));
+        Ok(true)
+    }
+
+    async fn send_removals(&mut self, shared: &Shared, outbox: &Outbox) -> Result<bool, LinkError> {
+        let one = |(name, pending): (TrustDomain, Pending)| wire::PendingRemoval {
+            trust_domain: name.to_string(),
+            reason: pending.kept_because.unwrap_or_default(),
+        };
+        let removals =
+            wire::PendingRemovals { removals: shared.removals.all().into_iter().map(one).collect() };
+        if self.removals == removals {
+            return Ok(false);
+        }
+        outbox.send(FromPlugin::PendingRemovals(removals.clone())).await?;
+        self.removals = removals;
+        Ok(true)
     }
 
     async fn send_own_bundle(

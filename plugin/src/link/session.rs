@@ -142,6 +142,8 @@ async fn write(shared: &Shared, outbox: &Outbox) -> Result<(), LinkError> {
     let mut identities = shared.identities.subscribe();
     let mut spire_relationships = shared.spire_relationships.subscribe();
     let mut held = shared.held.subscribe();
+    let mut api_trouble = shared.api_trouble.subscribe();
+    let mut removals = shared.removals.subscribe();
     let mut replay = Replay::default();
     let mut last_sent = tokio::time::Instant::now();
     loop {
@@ -158,6 +160,8 @@ async fn write(shared: &Shared, outbox: &Outbox) -> Result<(), LinkError> {
             changed = identities.changed() => changed.is_err(),
             changed = spire_relationships.changed() => changed.is_err(),
             changed = held.changed() => changed.is_err(),
+            changed = api_trouble.changed() => changed.is_err(),
+            changed = removals.changed() => changed.is_err(),
             () = tokio::time::sleep_until(last_sent + HEARTBEAT) => false,
         };
         if is_closed {

@@ -38,10 +38,17 @@ async fn a_bundle_that_entries_use_is_kept_and_the_entries_are_named() {
         .wait_for("federated bundle is kept because registration entries use it")
         .await;
     assert_eq!(line["entries"], "entry-17 (spiffe://own.test/web)");
+    let entry = "entry-17 (spiffe://own.test/web)";
+    let reason = federated.endpoint.wait_pending_removal(FOREIGN).await;
+    assert_eq!(reason, format!("kept because entry {entry} uses it"));
+    let looks = federated.spire.store.open().page_tokens.len();
+    until("two more looks", || federated.spire.store.open().page_tokens.len() > looks + 3).await;
     assert!(federated.spire.store.bundle(FOREIGN).is_some());
     assert_eq!(federated.spire.store.open().entries.len(), 1, "nothing else is changed");
+    assert_eq!(federated.spire.store.open().errors_logged, 0, "and spire's log stays quiet");
     federated.spire.store.open().entries.clear();
     until("it is removed when the entry is gone", || federated.spire.store.bundle(FOREIGN).is_none()).await;
+    federated.endpoint.wait_no_pending_removal().await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use entente_proto::link::v1::link_server::{Link, LinkServer};
 use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 use entente_proto::link::v1::{
     Bundle, EndpointHello, EndpointMessage, Heartbeat, HeldBundle, OfferOutcome, OfferedBundle,
-    PluginMessage, Relationship, SignRequest, sign_response,
+    PendingRemoval, PluginMessage, Relationship, ServerApi, SignRequest, sign_response,
 };
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{OWN, eventually};
+use super::{OWN, eventually, until};
 
 /// A running endpoint.
 pub struct FakeEndpoint {
@@ -138,6 +138,39 @@ impl FakeEndpoint {
         eventually(&format!("held bundle of {trust_domain}"), || {
             let newest = self.received().into_iter().rev().find_map(|message| match message {
                 FromPlugin::HeldBundle(held) if held.trust_domain == trust_domain => Some(held),
+                _ => None,
+            });
+            newest.filter(|newest| check(newest))
+        })
+        .await
+    }
+
+    /// Why the bundle of this trust domain is not removed yet, as told last.
+    pub async fn wait_pending_removal(&self, trust_domain: &str) -> String {
+        eventually(&format!("what keeps the bundle of {trust_domain}"), || {
+            let one = self.pending_removals().into_iter().find(|one| one.trust_domain == trust_domain)?;
+            Some(one.reason).filter(|reason| !reason.is_empty())
+        })
+        .await
+    }
+
+    pub async fn wait_no_pending_removal(&self) {
+        until("no removal is pending", || self.pending_removals().is_empty()).await;
+    }
+
+    fn pending_removals(&self) -> Vec<PendingRemoval> {
+        let newest = self.received().into_iter().rev().find_map(|message| match message {
+            FromPlugin::PendingRemovals(all) => Some(all.removals),
+            _ => None,
+        });
+        newest.unwrap_or_default()
+    }
+
+    /// The newest word on SPIRE's API, when `check` likes it.
+    pub async fn wait_server_api(&self, check: impl Fn(&ServerApi) -> bool) -> ServerApi {
+        eventually("the state of spire's api", || {
+            let newest = self.received().into_iter().rev().find_map(|message| match message {
+                FromPlugin::ServerApi(state) => Some(state),
                 _ => None,
             });
             newest.filter(|newest| check(newest))

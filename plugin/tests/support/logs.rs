@@ -42,6 +42,11 @@ impl Logs {
         eventually(&format!("log line {message:?}"), || self.with_message(message).pop()).await
     }
 
+    pub async fn wait_for_level(&self, level: &str, message: &str) -> Line {
+        let found = || self.with_message(message).into_iter().find(|line| line["@level"] == level);
+        eventually(&format!("{level} line {message:?}"), found).await
+    }
+
     pub async fn wait_for_count(&self, message: &str, count: usize) {
         until(&format!("{count} log lines {message:?}"), || self.with_message(message).len() >= count).await;
     }
