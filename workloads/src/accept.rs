@@ -74,9 +74,16 @@ impl Admission {
         permit: OwnedSemaphorePermit,
         accepted: mpsc::Sender<io::Result<Accepted>>,
     ) {
-        let handshake = TlsAcceptor::from(self.tls.clone()).accept(tcp);
+        let handshake = async {
+            // What goes without a word was no client: a kubelet probes the port so, every few seconds.
+            if tcp.peek(&mut [0]).await? == 0 {
+                return Ok(None);
+            }
+            TlsAcceptor::from(self.tls.clone()).accept(tcp).await.map(Some)
+        };
         let tls = match tokio::time::timeout(self.handshake_timeout, handshake).await {
-            Ok(Ok(tls)) => tls,
+            Ok(Ok(Some(tls))) => tls,
+            Ok(Ok(None)) => return debug!(peer = %address, reason = "closed", "connection ended without a word"),
             Ok(Err(error)) => return self.log(address, &error),
             Err(_) => return self.log(address, &io::Error::from(io::ErrorKind::TimedOut)),
         };
