@@ -83,6 +83,7 @@ pub(crate) struct Metrics {
     sign_requests: Family<OutcomeLabels, Counter>,
     fetches: Family<OutcomeLabels, Counter>,
     fetch_refusals: Family<DomainReasonLabels, Counter>,
+    numbers_lost: Family<DomainLabels, Counter>,
     offers: Family<OutcomeLabels, Counter>,
     reloads: Family<OutcomeLabels, Counter>,
     fetch_age: Family<DomainLabels, Gauge>,
@@ -105,6 +106,7 @@ impl Metrics {
             sign_requests: Family::default(),
             fetches: Family::default(),
             fetch_refusals: Family::default(),
+            numbers_lost: Family::default(),
             offers: Family::default(),
             reloads: Family::default(),
             fetch_age: Family::default(),
@@ -161,6 +163,11 @@ impl Metrics {
             "fetch_refusals",
             "Fetches without a usable bundle, by trust domain and reason",
             self.fetch_refusals.clone(),
+        );
+        registry.register(
+            "sequence_numbers_lost",
+            "Fetched bundles without a sequence number that differ from a held one with a number",
+            self.numbers_lost.clone(),
         );
         registry.register(
             "offers",
@@ -236,6 +243,12 @@ impl Metrics {
         self.fetches.get_or_create(&OutcomeLabels { outcome: reason }).inc();
         let trust_domain = trust_domain.as_str().to_owned();
         self.fetch_refusals.get_or_create(&DomainReasonLabels { trust_domain, reason }).inc();
+    }
+
+    /// A document without a sequence number is offered in place of a bundle that has one.
+    pub(crate) fn number_lost(&self, trust_domain: &TrustDomain) {
+        let trust_domain = trust_domain.as_str().to_owned();
+        self.numbers_lost.get_or_create(&DomainLabels { trust_domain }).inc();
     }
 
     pub(crate) fn offer(&self, outcome: &'static str) {

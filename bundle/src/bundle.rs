@@ -22,7 +22,7 @@ pub struct Bundle {
 
 impl Bundle {
     /// Sorts (X.509 by notBefore then DER, JWT by key ID) and drops repeats. A repeated JWT key ID: the last wins.
-    /// Sequence number 0 and hint 0 become `None`; the hint is cut to whole seconds and to [`MAX_REFRESH_HINT`].
+    /// Hint 0 becomes `None`; the hint is cut to whole seconds and to [`MAX_REFRESH_HINT`].
     pub fn new(
         trust_domain: TrustDomain,
         x509_authorities: Vec<X509Authority>,
@@ -34,7 +34,7 @@ impl Bundle {
             trust_domain,
             x509_authorities: sorted_x509(x509_authorities),
             jwt_authorities: sorted_jwt(jwt_authorities),
-            sequence_number: sequence_number.filter(|number| *number != 0),
+            sequence_number,
             refresh_hint: whole_seconds(refresh_hint),
         }
     }
@@ -54,7 +54,8 @@ impl Bundle {
         &self.jwt_authorities
     }
 
-    /// `None` when the source gave none; SPIRE's 0 counts as none (federation.md 10.2).
+    /// `None` when the source gave none. A document can say 0, which is then the lowest number there is; SPIRE's records have 0
+    /// where they have none, so whoever reads one makes it `None`.
     pub fn sequence_number(&self) -> Option<u64> {
         self.sequence_number
     }
@@ -76,10 +77,10 @@ impl Bundle {
         self
     }
 
-    /// The same bundle with another sequence number; 0 becomes `None`.
+    /// The same bundle with another sequence number.
     #[must_use]
     pub fn with_sequence_number(mut self, sequence_number: Option<u64>) -> Self {
-        self.sequence_number = sequence_number.filter(|number| *number != 0);
+        self.sequence_number = sequence_number;
         self
     }
 
@@ -102,12 +103,21 @@ impl Bundle {
             && self.jwt_authorities.iter().zip(&other.jwt_authorities).all(same_jwt)
     }
 
+    /// True when SPIRE's record of one looks like its record of the other: same keys, refresh hint and sequence number, where a
+    /// record cannot tell 0 from none.
+    pub fn same_record(&self, other: &Self) -> bool {
+        self.same_authorities(other)
+            && self.refresh_hint == other.refresh_hint
+            && self.sequence_number.unwrap_or(0) == other.sequence_number.unwrap_or(0)
+    }
+
     /// SHA-256 over a canonical form of trust domain, authorities, sequence number and refresh hint (not taints: they cannot
     /// be served).
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(b"entente bundle 1\n");
         add(&mut hash, self.trust_domain.as_str().as_bytes());
+        hash.update([u8::from(self.sequence_number.is_some())]);
         hash.update(self.sequence_number.unwrap_or(0).to_be_bytes());
         hash.update(self.refresh_hint.map_or(0, |hint| hint.as_secs()).to_be_bytes());
         hash.update((self.x509_authorities.len() as u64).to_be_bytes());
@@ -215,6 +225,7 @@ mod tests {
             bundle(vec![x509.clone()], vec![JwtAuthority::from_spki("b", jwt.spki(), None, false).unwrap()]),
             base.clone().with_sequence_number(Some(8)),
             base.clone().with_sequence_number(None),
+            base.clone().with_sequence_number(Some(0)),
             base.clone().with_refresh_hint(None),
         ];
         let digests: BTreeSet<_> = others.iter().chain([&base]).map(Bundle::digest).collect();
@@ -248,9 +259,18 @@ mod tests {
     }
 
     #[test]
-    fn zero_counts_as_unknown_and_a_hint_is_whole_seconds() {
-        let empty = bundle(vec![], vec![]).with_sequence_number(Some(0));
-        assert_eq!(empty.sequence_number(), None);
+    fn a_record_cannot_tell_the_number_zero_from_none() {
+        let base = bundle(vec![authority(-100)], vec![key("a")]);
+        let numbered = |number| base.clone().with_sequence_number(number);
+        assert!(numbered(None).same_record(&numbered(Some(0))));
+        assert!(!numbered(None).same_record(&base));
+        assert!(!base.same_record(&base.clone().with_refresh_hint(None)));
+        assert!(!numbered(None).same_record(&bundle(vec![], vec![]).with_sequence_number(None)));
+    }
+
+    #[test]
+    fn a_hint_is_whole_seconds() {
+        let empty = bundle(vec![], vec![]);
         let hint = |hint| empty.clone().with_refresh_hint(Some(hint)).refresh_hint();
         assert_eq!(hint(Duration::from_millis(999)), None);
         assert_eq!(hint(Duration::from_millis(1999)), Some(Duration::from_secs(1)));

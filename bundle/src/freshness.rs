@@ -49,6 +49,13 @@ pub fn compare(held: Option<&Bundle>, offered: &Bundle) -> Freshness {
     }
 }
 
+/// The held sequence number that is lost when `offered`, which has none, takes the place of `held`. That is allowed (FED 4.2: the
+/// latest retrieval counts), and has to be said loudly: until a numbered bundle comes, nothing shows that an older one came back.
+pub fn lost_number(held: Option<&Bundle>, offered: &Bundle) -> Option<u64> {
+    let number = held.and_then(Bundle::sequence_number)?;
+    (offered.sequence_number().is_none() && compare(held, offered) == Freshness::Advance).then_some(number)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -66,6 +73,33 @@ mod tests {
         let held = authority.bundle_with(Some(7), None);
         let offered = authority.bundle_with(Some(6), None);
         assert_eq!(compare(Some(&held), &offered), Freshness::Stale { held: 7, offered: 6 });
+    }
+
+    #[test]
+    fn an_explicit_zero_is_lower_than_any_held_number() {
+        let authority = TestAuthority::new("a.test");
+        let held = authority.bundle_with(Some(7), None);
+        for offered in [&authority, &TestAuthority::new("a.test")] {
+            let offered = offered.bundle_with(Some(0), None);
+            assert_eq!(compare(Some(&held), &offered), Freshness::Stale { held: 7, offered: 0 });
+            assert_eq!(lost_number(Some(&held), &offered), None);
+        }
+    }
+
+    #[test]
+    fn a_bundle_without_a_number_in_place_of_a_numbered_one_is_taken_and_noticed() {
+        let (authority, other) = (TestAuthority::new("a.test"), TestAuthority::new("a.test"));
+        let held = authority.bundle_with(Some(7), None);
+        let offered = other.bundle_with(None, None);
+        assert_eq!(compare(Some(&held), &offered), Freshness::Advance);
+        assert_eq!(lost_number(Some(&held), &offered), Some(7));
+        // A hint alone costs the number, too.
+        assert_eq!(lost_number(Some(&held), &authority.bundle_with(None, hint(60))), Some(7));
+        // Nothing is replaced, nothing had a number, or the new one has one.
+        assert_eq!(lost_number(Some(&held), &authority.bundle_with(None, None)), None);
+        assert_eq!(lost_number(Some(&offered), &authority.bundle_with(None, None)), None);
+        assert_eq!(lost_number(Some(&held), &other.bundle_with(Some(8), None)), None);
+        assert_eq!(lost_number(None, &offered), None);
     }
 
     #[test]
@@ -94,7 +128,7 @@ mod tests {
     #[test]
     fn without_two_numbers_contents_decide() {
         let (authority, other) = (TestAuthority::new("a.test"), TestAuthority::new("a.test"));
-        for (held, offered) in [(None, None), (None, Some(7)), (Some(7), None), (Some(0), Some(0))] {
+        for (held, offered) in [(None, None), (None, Some(7)), (None, Some(0)), (Some(7), None)] {
             let held = authority.bundle_with(held, None);
             assert_eq!(compare(Some(&held), &authority.bundle_with(offered, None)), Freshness::Same);
             assert_eq!(compare(Some(&held), &other.bundle_with(offered, None)), Freshness::Advance);

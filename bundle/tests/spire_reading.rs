@@ -349,14 +349,15 @@ fn a_sequence_that_is_no_unsigned_integer_is_refused() {
 }
 
 #[test]
-fn a_valid_sequence_is_kept_and_zero_means_unknown() {
+fn a_valid_sequence_is_kept_and_zero_is_one() {
     let sequence = |number: u64| {
         let text = json!({"keys": [], "spiffe_sequence": number}).to_string();
         parse(text).unwrap().bundle.sequence_number()
     };
     assert_eq!(sequence(7), Some(7));
     assert_eq!(sequence(u64::MAX), Some(u64::MAX));
-    assert_eq!(sequence(0), None);
+    // SPIRE reads 0 as unknown and so would let it replace any number; it never writes it.
+    assert_eq!(sequence(0), Some(0));
     assert_eq!(parse(r#"{"keys": []}"#).unwrap().bundle.sequence_number(), None);
 }
 

@@ -15,6 +15,10 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Name of a counter, with the one label that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Counter {
+    /// Foreign bundles that SPIRE holds now and that are worth a look.
+    BundlesSet {
+        outcome: &'static str,
+    },
     /// Messages from the endpoint that make no sense.
     LinkMessagesRefused {
         reason: &'static str,
@@ -34,6 +38,7 @@ pub(crate) enum Counter {
 impl Counter {
     fn name(self) -> &'static str {
         match self {
+            Self::BundlesSet { .. } => "bundles_set",
             Self::LinkFailures { .. } => "link_failures",
             Self::LinkMessagesRefused { .. } => "link_messages_refused",
             Self::Offers { .. } => "offers",
@@ -44,7 +49,9 @@ impl Counter {
     fn label(self) -> (&'static str, &'static str) {
         match self {
             Self::LinkFailures { reason } | Self::LinkMessagesRefused { reason } => ("reason", reason),
-            Self::Offers { outcome } | Self::Signatures { outcome } => ("outcome", outcome),
+            Self::BundlesSet { outcome } | Self::Offers { outcome } | Self::Signatures { outcome } => {
+                ("outcome", outcome)
+            }
         }
     }
 

@@ -324,11 +324,7 @@ impl Worker<'_> {
         }
         written?;
         let kept = self.read(api).await?;
-        let is_kept = kept.is_some_and(|kept| {
-            kept.same_authorities(offered)
-                && kept.sequence_number() == offered.sequence_number()
-                && kept.refresh_hint() == offered.refresh_hint()
-        });
+        let is_kept = kept.is_some_and(|kept| kept.same_record(offered));
         if !is_kept {
             return Err(Failure::NotKept);
         }
@@ -374,6 +370,11 @@ impl Worker<'_> {
             jwt_authorities = now.jwt_authorities().len(),
             "federated bundle advanced"
         );
+        if let Some(held_sequence_number) = freshness::lost_number(held, now) {
+            let trust_domain = self.trust_domain;
+            self.shared.counters.add(Counter::BundlesSet { outcome: "without_number" });
+            warn!(%trust_domain, held_sequence_number, "bundle without a sequence number took the place of a numbered one");
+        }
         // TDB 4.1.3: an empty bundle revokes everything. So does one that keeps not a single known authority.
         if held.is_some_and(|held| !held.is_empty() && (now.is_empty() || now.drops_every_authority_of(held)))
         {

@@ -271,7 +271,8 @@ macro_rules! spire_bundle {
                     trust_domain: &message.trust_domain,
                     x509_authorities: message.x509_authorities.iter().map(x509).collect(),
                     jwt_authorities: message.jwt_authorities.iter().map(jwt).collect(),
-                    sequence_number: Some(message.sequence_number),
+                    // 0 stands for none there.
+                    sequence_number: Some(message.sequence_number).filter(|number| *number != 0),
                     refresh_hint: hint_from(message.refresh_hint),
                 }
             }

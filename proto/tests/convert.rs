@@ -208,6 +208,10 @@ fn zero_and_negative_numbers_mean_none() {
     assert_eq!((bundle.sequence_number(), bundle.refresh_hint()), (None, None));
     let link = link::Bundle::from(&bundle);
     assert_eq!((link.sequence_number, link.refresh_hint), (None, None));
+    // On the link, 0 is what a document said.
+    let zero = bundle.with_sequence_number(Some(0));
+    assert_eq!(Bundle::try_from(&link::Bundle::from(&zero)).unwrap().sequence_number(), Some(0));
+    assert_eq!(plugin::Bundle::from(&zero).sequence_number, 0);
 }
 
 #[test]

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use entente_bundle::Bundle;
+use entente_bundle::{Bundle, freshness};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::refresher::Shared;
 use super::relationship::{FederationRelationship, Mode};
@@ -58,6 +58,11 @@ impl Offering {
                 return;
             }
         }
+        if let Some(held_sequence_number) = freshness::lost_number(held.as_deref(), &bundle) {
+            let trust_domain = &self.relationship.trust_domain;
+            warn!(%trust_domain, held_sequence_number, "fetched document has no sequence number, the held bundle has one");
+            self.shared.hub.metrics.number_lost(trust_domain);
+        }
         self.put(bundle, held, REOFFER.0);
     }
 
@@ -89,11 +94,7 @@ impl Offering {
     fn is_held(&self, held: Option<&Arc<Bundle>>, bundle: &Bundle) -> bool {
         held.is_some_and(|held| match self.relationship.mode {
             Mode::Assisted => held.same_authorities(bundle),
-            Mode::Managed => {
-                held.same_authorities(bundle)
-                    && held.sequence_number() == bundle.sequence_number()
-                    && held.refresh_hint() == bundle.refresh_hint()
-            }
+            Mode::Managed => held.same_record(bundle),
         })
     }
 

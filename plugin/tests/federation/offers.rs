@@ -122,6 +122,26 @@ async fn a_lower_sequence_number_is_refused_until_an_operator_accepts_it() {
 }
 
 #[tokio::test]
+async fn an_explicit_zero_is_refused_and_no_number_at_all_is_taken_and_announced() {
+    let federated = Federated::new(&block(FOREIGN, "")).await;
+    federated.offer(&federated.bundle(9)).await;
+    let other = TestAuthority::new(FOREIGN);
+    let (outcome, reason) = federated.offer(&other.bundle_with(Some(0), None)).await;
+    assert_eq!(outcome, Outcome::Refused);
+    assert!(reason.contains("sequence number 0 is lower than the held 9"), "{reason}");
+    let message = "bundle without a sequence number took the place of a numbered one";
+    assert!(federated.plugin.launched.logs.with_message(message).is_empty());
+
+    assert_eq!(federated.offer(&other.bundle_with(None, None)).await.0, Outcome::Set);
+    let line = federated.plugin.launched.logs.wait_for(message).await;
+    assert_eq!(line["@level"], "warn");
+    assert_eq!(line["trust_domain"], FOREIGN);
+    assert_eq!(line["held_sequence_number"], 9);
+    // A record cannot tell 0 from none, so neither can we from now on.
+    assert_eq!(federated.offer(&other.bundle_with(Some(0), None)).await.0, Outcome::Unchanged);
+}
+
+#[tokio::test]
 async fn the_same_number_with_other_keys_is_refused_louder() {
     let federated = Federated::new(&block(FOREIGN, "")).await;
     federated.offer(&federated.bundle(4)).await;

@@ -276,6 +276,26 @@ async fn what_is_held_already_is_not_offered_and_what_is_set_is_withdrawn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_document_without_a_number_in_place_of_a_numbered_bundle_is_offered_and_counted_once() {
+    let fixture = Fixture::new();
+    let (authority, other) = (TestAuthority::new("b.test"), TestAuthority::new("b.test"));
+    fixture.hold(&bundle(&authority, 7, None));
+    let lost = || {
+        let text = fixture.hub.metrics.text([]).unwrap();
+        text.contains("entente_endpoint_sequence_numbers_lost_total{trust_domain=\"b.test\"} 1")
+    };
+    let steps = [Step::Gives(bundle(&other, 8, None)), Step::Gives(other.bundle_with(None, None))];
+    fixture.fetcher.does("b.test", &steps);
+    fixture.follow(&[relationship("b.test")]);
+    pass(5).await;
+    assert!(!lost(), "a numbered one is nothing to warn of");
+    pass(300).await;
+    assert!(fixture.fetcher.times("b.test").len() > 3);
+    assert!(lost());
+    assert_eq!(fixture.hub.offers.after(0)[0].bundle.sequence_number(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn fetches_are_bounded_but_peers_that_hang_give_their_place_away() {
     let fixture = Fixture::new();
     let names: Vec<_> = (0..200).map(|number| format!("b{number}.test")).collect();
