@@ -48,6 +48,8 @@ pub struct Request {
 /// One answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
+    /// Status line and headers as they came.
+    pub head: String,
     /// Its status.
     pub status: StatusCode,
     /// Its headers.
@@ -72,6 +74,18 @@ impl Request {
     pub fn header(mut self, name: HeaderName, value: &str) -> Self {
         self.headers.push((name, value.to_owned()));
         self
+    }
+    fn in_words(&self) -> String {
+        let mut words = format!("(the lab's own client) {} {}", self.method, self.url);
+        for (name, value) in &self.headers {
+            words.push_str(&format!(", {name}: {value}"));
+        }
+        match &self.trust {
+            Trust::Anything => words.push_str(", any certificate"),
+            Trust::CaFile(file) => words.push_str(&format!(", verified by {}", file.display())),
+            Trust::Default => {}
+        }
+        words
     }
     /// Arguments for curl; `-i` shows the headers.
     fn curl_arguments(&self) -> Vec<String> {
@@ -99,6 +113,10 @@ impl Reply {
     pub fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+    /// All of it, as `curl -i` prints it.
+    pub fn printed(&self) -> String {
+        format!("{}\n\n{}", self.head, self.text())
+    }
     /// Its body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -121,16 +139,13 @@ impl Browser {
         let curl = std::env::split_paths(&path).map(|folder| folder.join("curl")).find(|curl| curl.is_file());
         curl.map_or(Self::Own, Self::Curl)
     }
-    /// The request as a person would type it.
+    /// What is done: the request as a person would type it, or in words where there is nothing to type.
     pub fn command_line(&self, request: &Request) -> String {
+        let Self::Curl(_) = self else { return request.in_words() };
         let arguments = request.curl_arguments().into_iter().map(|argument| {
             if argument.contains([' ', '"', '*']) { format!("'{argument}'") } else { argument }
         });
-        let line = arguments.collect::<Vec<_>>().join(" ");
-        match self {
-            Self::Curl(_) => format!("curl {line}"),
-            Self::Own => format!("curl {line}   (curl is not installed: asked by the lab's own client)"),
-        }
+        format!("curl {}", arguments.collect::<Vec<_>>().join(" "))
     }
     /// Asks.
     pub async fn ask(&self, request: &Request) -> anyhow::Result<Reply> {
@@ -147,7 +162,6 @@ impl Browser {
 
 async fn ask_by_curl(program: &PathBuf, request: &Request) -> anyhow::Result<Reply> {
     let output = Command::new(program)
-        .arg("--no-progress-meter")
         .args(request.curl_arguments())
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -172,7 +186,9 @@ fn parse_reply(text: &[u8]) -> anyhow::Result<Reply> {
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         headers.append(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value.trim())?);
     }
-    Ok(Reply { status: status.parse()?, headers, body: text.get(end + 4..).unwrap_or_default().to_vec() })
+    let status = status.parse()?;
+    let head = head.replace("\r\n", "\n");
+    Ok(Reply { head, status, headers, body: text.get(end + 4..).unwrap_or_default().to_vec() })
 }
 
 /// Asks with our own client, HTTP/1.1.
@@ -208,7 +224,16 @@ where
     let (head, body) = reply.into_parts();
     let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?;
     connection.abort();
-    Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes().to_vec() })
+    let body = body.to_bytes().to_vec();
+    Ok(Reply { head: printed_head(&head), status: head.status, headers: head.headers, body })
+}
+
+fn printed_head(head: &http::response::Parts) -> String {
+    let headers = head.headers.iter();
+    let headers =
+        headers.map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+    let status_line = format!("{:?} {}", head.version, head.status);
+    [status_line].into_iter().chain(headers).collect::<Vec<_>>().join("\n")
 }
 
 fn client_config(trust: &Trust) -> anyhow::Result<ClientConfig> {
@@ -241,6 +266,7 @@ mod tests {
         assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(reply.header(&http::header::ALLOW), Some("GET, HEAD"));
         assert_eq!(reply.body, b"no\n");
+        assert_eq!(reply.printed(), "HTTP/2 405 \nallow: GET, HEAD\ncontent-length: 3\n\nno\n");
     }
 
     #[test]
@@ -254,5 +280,12 @@ mod tests {
             .header(http::header::IF_NONE_MATCH, "\"abc\"");
         let line = Browser::Curl("curl".into()).command_line(&request);
         assert_eq!(line, "curl -sS -k -i -H 'if-none-match: \"abc\"' https://127.0.0.1:1/");
+    }
+
+    #[test]
+    fn without_curl_nobody_speaks_of_curl() {
+        let request = Request::get("https://127.0.0.1:1/", Trust::Anything).method(Method::HEAD);
+        let line = Browser::Own.command_line(&request);
+        assert_eq!(line, "(the lab's own client) HEAD https://127.0.0.1:1/, any certificate");
     }
 }

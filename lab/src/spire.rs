@@ -72,6 +72,10 @@ impl Spire {
             Self::Real(real) => Some(real.server_program()),
         }
     }
+    /// True when the server has a TCP port for agents.
+    pub fn listens_for_agents(&self) -> bool {
+        self.kind() == Kind::Real
+    }
     /// Writes the server's configuration and starts it; whether it answers yet is for the caller to find out.
     pub fn start_server(&self, home: &Home, spec: &ServerSpec) -> anyhow::Result<Process> {
         match self {
@@ -89,6 +93,30 @@ impl Spire {
         match self {
             Self::Embedded(spire) => spire.start_agent(home, spec),
             Self::Real(spire) => spire.start_agent(home, spec, join_token),
+        }
+    }
+}
+
+impl Kind {
+    /// What is spoken of where real SPIRE would be SPIRE.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "the stand-in",
+            Self::Real => "SPIRE",
+        }
+    }
+    /// What is started where real SPIRE would be SPIRE Server.
+    pub fn server(self) -> &'static str {
+        match self {
+            Self::Embedded => "stand-in server",
+            Self::Real => "SPIRE Server",
+        }
+    }
+    /// What has nothing of ours.
+    pub fn stock(self) -> &'static str {
+        match self {
+            Self::Embedded => "a stand-in server without plugin",
+            Self::Real => "stock SPIRE",
         }
     }
 }

@@ -17,9 +17,13 @@ use crate::checks::{ensure, mebibytes};
 use crate::lab::Lab;
 use crate::process::resident_memory;
 use crate::sabotage::Sabotage;
+use crate::spire::Kind;
 
 /// What an operator is willing to wait for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Lines of a bundle document that are shown.
+pub(crate) const DOCUMENT_LINES: usize = 4;
 
 /// Limits on resident memory that design.md 5 and the issue set.
 const PLUGIN_MEMORY: u64 = 15 * 1024 * 1024;
@@ -59,7 +63,7 @@ impl Step {
         Self::Stock,
     ];
 
-    fn title(self) -> &'static str {
+    fn title(self, spire: Kind) -> String {
         match self {
             Self::Start => "two trust domains: servers with our plugin, agents, endpoints, links",
             Self::Serve => "bundles are served, as https_spiffe without its key and as https_web",
@@ -68,8 +72,9 @@ impl Step {
             Self::Rotate => "an authority is prepared, activated, and the old one revoked, under calls",
             Self::Outage => "everything is killed once, under calls",
             Self::Defederate => "defederated: the bundle goes, and calls are refused",
-            Self::Stock => "stock SPIRE on the other side",
+            Self::Stock => return format!("{} on the other side", spire.stock()),
         }
+        .to_owned()
     }
     fn number(self) -> usize {
         Self::ALL.iter().position(|step| *step == self).map_or(0, |index| index + 1)
@@ -105,7 +110,7 @@ async fn tell_steps(lab: &mut Lab, steps: &[Step], sabotage: Option<Sabotage>) -
             lab.timeline.done();
             damage = Some(sabotage.strike(lab).await?);
         }
-        lab.timeline.step(step.number(), step.title());
+        lab.timeline.step(step.number(), &step.title(lab.means.spire.kind()));
         step.run(lab).await?;
         lab.one.check_alive()?;
         lab.two.check_alive()?;

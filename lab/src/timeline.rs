@@ -1,9 +1,12 @@
 //! The printed story: numbered steps, their checks with command and answer, a tick or a cross and the time.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::checks::{log_of, reason_of, seconds};
+use crate::log_file::LogFile;
 
 /// Lines of a log that are shown with a failure.
 const LOG_TAIL: usize = 15;
@@ -14,7 +17,11 @@ const ANSWER_COLUMNS: usize = 260;
 /// Prints to standard output as things happen; plain text when that is not a terminal.
 #[derive(Debug)]
 pub struct Timeline {
+    /// Time zero; the story's beginning as soon as there is one.
     start: Instant,
+    /// What went by before the story began.
+    preparation: Duration,
+    left_out: AtomicUsize,
     colours: bool,
     quiet: bool,
     current: Option<Step>,
@@ -31,7 +38,14 @@ impl Timeline {
     /// Time zero is now.
     pub fn new() -> Self {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { start: Instant::now(), colours, quiet: false, current: None }
+        Self {
+            start: Instant::now(),
+            preparation: Duration::ZERO,
+            left_out: AtomicUsize::new(0),
+            colours,
+            quiet: false,
+            current: None,
+        }
     }
     /// Prints steps and failures, but neither checks nor answers.
     #[must_use]
@@ -39,9 +53,18 @@ impl Timeline {
         self.quiet = true;
         self
     }
-    /// Since time zero.
+    /// Everything is found or built: what is counted from now on is the story.
+    pub fn story_begins(&mut self) {
+        self.preparation = self.start.elapsed();
+        self.start = Instant::now();
+    }
+    /// Since the story began, or since time zero before that.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
+    }
+    /// How long finding and building took, and the story since then.
+    pub fn times(&self) -> String {
+        format!("built in {}, story {}", seconds(self.preparation), seconds(self.start.elapsed()))
     }
     /// A line before or between the steps.
     pub fn say(&self, text: &str) {
@@ -71,7 +94,16 @@ impl Timeline {
         });
         let place = place.unwrap_or_else(|| "before the first step".to_owned());
         print(&format!("   {} {place}: {}", self.red("✗"), reason_of(error)));
-        let Some(log) = log_of(error) else { return };
+        if let Some(log) = log_of(error) {
+            self.end_of(&log);
+        }
+    }
+    /// A process that should run has ended, though nobody asked it to.
+    pub fn ended(&self, what: &str, log: &Path) {
+        print(&format!("\n{} {what}", self.red("✗")));
+        self.end_of(&LogFile::new(log));
+    }
+    fn end_of(&self, log: &LogFile) {
         print(&format!("     the end of {}:", log.path().display()));
         for line in log.tail(LOG_TAIL) {
             print(&format!("     {}", self.dim(&clipped(&line))));
@@ -99,18 +131,33 @@ impl Timeline {
             print(&format!("     {}", self.dim(text)));
         }
     }
+    /// A check that cannot be made here, told and counted, so that nobody takes it for one that held.
+    pub fn left_out(&self, what: &str) {
+        self.left_out.fetch_add(1, Ordering::Relaxed);
+        if !self.quiet {
+            print(&format!("   - left out: {what} (needs real SPIRE)"));
+        }
+    }
+    /// How many checks were left out so far.
+    pub fn count_left_out(&self) -> usize {
+        self.left_out.load(Ordering::Relaxed)
+    }
     /// A command as a person would type it, and the beginning of its answer.
     pub fn command(&self, command: &str, answer: &str) {
+        self.command_lines(command, answer, ANSWER_LINES);
+    }
+    /// The same with at most `lines` of the answer.
+    pub fn command_lines(&self, command: &str, answer: &str, lines: usize) {
         if self.quiet {
             return;
         }
         print(&format!("     $ {command}"));
         let count = answer.lines().count();
-        for line in answer.lines().take(ANSWER_LINES) {
+        for line in answer.lines().take(lines) {
             print(&format!("       {}", self.dim(&clipped(line))));
         }
-        if count > ANSWER_LINES {
-            print(&format!("       {}", self.dim(&format!("… {} more lines", count - ANSWER_LINES))));
+        if count > lines {
+            print(&format!("       {}", self.dim(&format!("… {} more lines", count - lines))));
         }
     }
     /// The last line.
@@ -142,8 +189,8 @@ impl Default for Timeline {
     }
 }
 
-/// A closed standard output is no reason to fail: the exit code still tells.
-fn print(line: &str) {
+/// Prints a line. A closed standard output is no reason to fail: the exit code still tells.
+pub fn print(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

@@ -41,7 +41,7 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
     });
     gone.await.map_err(|error| see(error, server_log.path()))?;
     lab.timeline.held_after(
-        "the entry no longer names cluster1.org: its bundle is gone from SPIRE of cluster2.org",
+        "the entry no longer names cluster1.org: its bundle is gone from the server of cluster2.org",
         start.elapsed(),
     );
 
@@ -74,7 +74,8 @@ async fn refused_on_both_sides(
     let passed = client.replies() - replies;
     ensure(passed == 0, || format!("{passed} calls passed after the first refusal"))?;
     let (client_log, server_log) = (client.log(), server.log());
-    lab.timeline.command(&format!("tail {}", client_log.path().display()), &by_client);
-    lab.timeline.command(&format!("tail {}", server_log.path().display()), &by_server);
+    lab.timeline.command(&format!("grep no_bundle {}", client_log.path().display()), &by_client);
+    lab.timeline
+        .command(&format!("grep 'client refused our svid' {}", server_log.path().display()), &by_server);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::PATIENCE;
+use super::{DOCUMENT_LINES, PATIENCE};
 use crate::checks::{ensure, eventually, see};
 use crate::compare::{same_bundle, same_document};
 use crate::domain::{Domain, FederatesWith};
@@ -66,10 +66,11 @@ async fn stock_tools_agree(lab: &Lab, here: &Domain, there: &Domain) -> anyhow::
     let stock = lab.means.spire.stock_server();
     let list = stock_cli::bundle_list(stock, here, there.trust_domain()).await?;
     let show = stock_cli::bundle_show(stock, there).await?;
-    lab.timeline.command(&list.command_line, &list.text.lines().take(4).collect::<Vec<_>>().join("\n"));
+    lab.timeline.command_lines(&list.command_line, &list.text, DOCUMENT_LINES);
     let facts = same_document(("bundle list", list.text.as_bytes()), ("bundle show", show.text.as_bytes()))?;
     lab.timeline.held(&format!(
-        "bundle list of {} shows {}: {facts}",
+        "{} of {} shows {}: {facts}",
+        if stock.is_some() { "bundle list" } else { "the Server API" },
         here.trust_domain(),
         there.trust_domain()
     ));
@@ -80,6 +81,8 @@ async fn stock_tools_agree(lab: &Lab, here: &Domain, there: &Domain) -> anyhow::
             format!("SPIRE of {} has a relationship of its own beside a managed one", here.trust_domain())
         })?;
         lab.timeline.held("managed: SPIRE itself has no relationship, so there is one writer");
+    } else {
+        lab.timeline.left_out(&format!("`federation list` of {} shows no relationship", here.trust_domain()));
     }
     let (command, code, printed) = here.status_command().await?;
     lab.timeline.command(&command, &printed);

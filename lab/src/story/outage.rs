@@ -91,7 +91,7 @@ async fn kill_and_restart(lab: &mut Lab, side: Side, part: Part, calls: &CallMar
     let what = match part {
         Part::Agent => "agent",
         Part::Endpoint => "bundle endpoint",
-        Part::Server => "SPIRE Server",
+        Part::Server => lab.means.spire.kind().server(),
     };
     lab.save_inventory()?;
     lab.timeline.held_after(

@@ -8,6 +8,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_
 use http::{Method, StatusCode};
 use tokio::process::Command;
 
+use super::DOCUMENT_LINES;
 use crate::checks::{ensure, eventually, see};
 use crate::compare::same_document;
 use crate::domain::Domain;
@@ -40,15 +41,19 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
 async fn served_equals_shown(lab: &Lab, domain: &Domain) -> anyhow::Result<()> {
     let stock = lab.means.spire.stock_server();
     let request = Request::get(&domain.spiffe_url(), Trust::Anything);
-    let what = format!("the served document of {} equals what SPIRE shows", domain.trust_domain());
+    let what = format!(
+        "the served document of {} equals what {} shows",
+        domain.trust_domain(),
+        lab.means.spire.kind().name()
+    );
     let (shown, facts) = eventually(&what, PUBLISHED_WITHIN, async || {
         let shown = stock_cli::bundle_show(stock, domain).await?;
         let served = expect(lab.browser.ask(&request).await?, StatusCode::OK)?;
-        let facts = same_document(("SPIRE", shown.text.as_bytes()), ("the endpoint", &served.body))?;
+        let facts = same_document(("its server", shown.text.as_bytes()), ("the endpoint", &served.body))?;
         Ok((shown, facts))
     })
     .await?;
-    lab.timeline.command(&shown.command_line, &shown.text.lines().take(4).collect::<Vec<_>>().join("\n"));
+    lab.timeline.command_lines(&shown.command_line, &shown.text, DOCUMENT_LINES);
     lab.timeline.held(&format!("{what}: {facts}"));
     Ok(())
 }
@@ -148,7 +153,7 @@ async fn verified_fetch(lab: &Lab) -> anyhow::Result<()> {
 
 async fn ask(lab: &Lab, request: &Request, wanted: StatusCode) -> anyhow::Result<Reply> {
     let reply = lab.browser.ask(request).await?;
-    lab.timeline.command(&lab.browser.command_line(request), &first_lines(&reply));
+    lab.timeline.command(&lab.browser.command_line(request), &reply.printed());
     expect(reply, wanted).with_context(|| lab.browser.command_line(request))
 }
 
@@ -157,12 +162,6 @@ fn expect(reply: Reply, wanted: StatusCode) -> anyhow::Result<Reply> {
         format!("status {} instead of {wanted}: {}", reply.status, reply.text().trim())
     })?;
     Ok(reply)
-}
-
-fn first_lines(reply: &Reply) -> String {
-    let text = reply.text();
-    let body = text.lines().next().unwrap_or_default();
-    format!("{} {body}", reply.status)
 }
 
 fn prefix(etag: &str) -> &str {

@@ -19,7 +19,8 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
             format!("the bundle of {name} has no X.509 authority")
         })?;
         lab.timeline.held(&format!(
-            "{name}: SPIRE Server (pid {}) answers on {}, its bundle has {} X.509 and {} JWT authorities",
+            "{name}: {} (pid {}) answers on {}, its bundle has {} X.509 and {} JWT authorities",
+            lab.means.spire.kind().server(),
             domain.server()?.pid(),
             domain.api().socket().display(),
             bundle.x509_authorities().len(),

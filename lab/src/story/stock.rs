@@ -24,7 +24,8 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
     let mut stock = Domain::create_stock(lab.folder(), "cluster3.org", &lab.means, REFRESH_HINT_SECONDS)?;
     stock.start_server().await?;
     lab.timeline.held(&format!(
-        "cluster3.org: stock SPIRE Server without plugin, its own bundle endpoint at {}",
+        "cluster3.org: {} without plugin of ours, its own bundle endpoint at {}",
+        lab.means.spire.kind().server(),
         stock.spiffe_url()
     ));
     let told = pairings(lab, &stock).await;
@@ -39,7 +40,7 @@ async fn pairings(lab: &mut Lab, stock: &Domain) -> anyhow::Result<()> {
     lab.one.federate(managed)?;
     wait_until_equal(&lab.one, stock).await?;
     lab.timeline.held_after(
-        "managed: cluster1.org's Entente fetched cluster3.org's bundle from SPIRE's own endpoint, and set it",
+        "managed: cluster1.org's Entente fetched cluster3.org's bundle from the server's own endpoint, and set it",
         start.elapsed(),
     );
     prepare(lab, stock, &lab.one).await.context("managed")?;
@@ -60,7 +61,10 @@ async fn stock_reads_us(lab: &Lab, stock: &Domain) -> anyhow::Result<Instant> {
     lab.timeline.command(&format!("grep 'Bundle refreshed' {}", log.path().display()), &line);
     let held = stock.api().federated_bundle(ours).await?;
     same_bundle(held.as_ref(), &lab.one.api().bundle().await?).map_err(|error| see(error, log.path()))?;
-    lab.timeline.held(&format!("stock SPIRE fetches from our endpoint as {id}, and holds an equal bundle"));
+    lab.timeline.held(&format!(
+        "{} fetches from our endpoint as {id}, and holds an equal bundle",
+        lab.means.spire.kind().stock()
+    ));
     Ok(polled)
 }
 
@@ -78,10 +82,10 @@ async fn we_assist(lab: &Lab, stock: &Domain, bundle: &entente_bundle::Bundle) -
     prepare(lab, stock, &lab.two).await.context("assisted")?;
     let took = start.elapsed();
     ensure(took < ASSISTED, || {
-        format!("SPIRE of cluster2.org had it after {} s, no sooner than by its own poll", took.as_secs())
+        format!("cluster2.org had it after {} s, no sooner than by its own poll", took.as_secs())
     })?;
     lab.timeline.held(&format!(
-        "assisted: the relationship is SPIRE's own in cluster2.org, which polls every {} s or more by itself",
+        "assisted: the relationship is the server's own in cluster2.org, which polls every {} s or more by itself",
         STOCK_POLL.as_secs()
     ));
     Ok(())
@@ -91,8 +95,8 @@ async fn we_assist(lab: &Lab, stock: &Domain, bundle: &entente_bundle::Bundle) -
 async fn stock_follows_us(lab: &Lab, stock: &Domain, first_poll: Instant) -> anyhow::Result<()> {
     let new = lab.one.api().prepare_x509_authority().await?;
     let ours = lab.one.trust_domain();
-    let what = "a new authority of cluster1.org is held by stock SPIRE";
-    let followed = eventually(what, STOCK_POLL + PATIENCE, async || {
+    let what = format!("a new authority of cluster1.org is held by {}", lab.means.spire.kind().stock());
+    let followed = eventually(&what, STOCK_POLL + PATIENCE, async || {
         let held = stock.api().federated_bundle(ours).await?.context("no bundle is held")?;
         ensure(crate::server_api::holds(&held, &new), || "it does not hold it yet".to_owned())
     });

@@ -39,6 +39,11 @@ async fn show_entry(lab: &Lab, domain: &Domain, id: &SpiffeId, foreign: &TrustDo
         let federates =
             lines.any(|line| line.starts_with("FederatesWith") && line.ends_with(foreign.as_str()));
         ensure(federates, || format!("entry show does not say that {id} federates with {foreign}"))?;
+    } else {
+        lab.timeline.left_out(&format!(
+            "`entry show` in {} shows {id} with what it federates with",
+            domain.trust_domain()
+        ));
     }
     lab.timeline.held(&format!(
         "entry in {} for {id}, by uid and path of the program, federates with {foreign}",
@@ -72,10 +77,12 @@ async fn across(lab: &mut Lab) -> anyhow::Result<()> {
         format!("Serving on {address}"),
         expected_by_server,
     ];
-    let shown_by_client = client_lines.iter().take(2 + 2 * CALLS).cloned().collect::<Vec<_>>().join("\n");
-    let shown_by_server = server_lines.iter().take(3 + CALLS).cloned().collect::<Vec<_>>().join("\n");
-    lab.timeline.command("cat cluster2.org/helloworld-client.out", &shown_by_client);
-    lab.timeline.command("cat cluster1.org/helloworld-server.out", &shown_by_server);
+    for (lines, file, count) in
+        [(&client_lines, client.lines(), 2 + 2 * CALLS), (&server_lines, server.lines(), 3 + CALLS)]
+    {
+        let shown = lines.iter().take(count).cloned().collect::<Vec<_>>().join("\n");
+        lab.timeline.command(&format!("head -n {count} {}", file.path().display()), &shown);
+    }
     for (who, story, lines) in
         [("client", client_story, client_lines), ("server", server_story, server_lines)]
     {
