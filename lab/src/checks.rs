@@ -136,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_ended_process_ends_the_waiting() {
-        let ended = Ended { name: "the endpoint".to_owned(), pid: 1 };
+        let ended = Ended { name: "the endpoint".to_owned(), pid: 1, status: None };
         let probe = async || Err::<(), _>(ended.clone().into());
         let error = eventually("the thing", Duration::from_secs(600), probe).await.expect_err("it has ended");
         assert_eq!(reason_of(&error), "the thing: the endpoint (pid 1) has ended");

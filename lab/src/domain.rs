@@ -19,7 +19,7 @@ use crate::endpoint_status::EndpointStatus;
 use crate::http::{self, Request, Trust};
 use crate::layout::{Home, InventoryOfDomain, InventoryOfProcess, write};
 use crate::ports::{self, loopback};
-use crate::process::{self, Launch, Process};
+use crate::process::{self, Ended, Launch, Process};
 use crate::products::Products;
 use crate::server_api::ServerApi;
 use crate::spire::{ServerSpec, Spire};
@@ -65,6 +65,8 @@ pub struct Domain {
     admin_port: u16,
     federates_with: Vec<FederatesWith>,
     agent_was_in: bool,
+    /// The plugin that is watched for its end.
+    plugin: Option<u32>,
     server: Option<Process>,
     agent: Option<Process>,
     endpoint: Option<Process>,
@@ -116,6 +118,7 @@ impl Domain {
             admin_port: ports::free()?,
             federates_with: Vec::new(),
             agent_was_in: false,
+            plugin: None,
             server: None,
             agent: None,
             endpoint: None,
@@ -172,7 +175,7 @@ impl Domain {
         }
         self.server = Some(self.means.spire.start_server(&self.home, &self.spec)?);
         let (api, server) = (&self.api, self.server()?);
-        let what = format!("SPIRE Server of {} answers", self.trust_domain);
+        let what = format!("{} of {} answers", self.means.spire.kind().server(), self.trust_domain);
         let bundle = eventually(&what, START_DEADLINE, async || {
             server.check_alive()?;
             api.bundle().await
@@ -266,7 +269,9 @@ impl Domain {
 
     /// SPIRE Server.
     pub fn server(&self) -> anyhow::Result<&Process> {
-        self.server.as_ref().context("SPIRE Server was not started")
+        self.server
+            .as_ref()
+            .with_context(|| format!("the {} was not started", self.means.spire.kind().server()))
     }
     /// The bundle endpoint.
     pub fn endpoint(&self) -> anyhow::Result<&Process> {
@@ -276,11 +281,13 @@ impl Domain {
     pub fn plugin_pid(&self) -> anyhow::Result<u32> {
         let server = self.server()?.pid();
         let plugins = process::children_named(server, Products::plugin_name());
-        plugins.first().copied().with_context(|| format!("SPIRE Server (pid {server}) runs no plugin"))
+        plugins.first().copied().with_context(|| {
+            format!("the {} (pid {server}) runs no plugin", self.means.spire.kind().server())
+        })
     }
     /// SIGKILL for SPIRE Server; its plugin is left to notice by itself.
     pub async fn kill_server(&mut self) -> anyhow::Result<()> {
-        self.server.as_mut().context("SPIRE Server was not started")?.kill().await
+        self.server.as_mut().context("the server was not started")?.kill().await
     }
     /// SIGKILL for the agent.
     pub async fn kill_agent(&mut self) -> anyhow::Result<()> {
@@ -297,28 +304,51 @@ impl Domain {
         }
         Ok(())
     }
+    /// Processes that have ended although nobody stopped them, each with the log that may say why.
+    pub fn ended(&mut self) -> Vec<(Ended, PathBuf)> {
+        let children = [&mut self.server, &mut self.agent, &mut self.endpoint].into_iter().flatten();
+        let mut ended: Vec<_> = children.filter_map(Process::ended_with_log).collect();
+        self.plugin = self.plugin.or_else(|| self.plugin_pid().ok());
+        // A child of the server, which alone learns how it ended.
+        if let Some(pid) = self.plugin.filter(|pid| !process::is_running(*pid)) {
+            ended.push((Ended { name: self.plugin_name(), pid, status: None }, self.home.server_log()));
+        }
+        ended
+    }
     /// Ends all of it in good order.
     pub async fn stop(&mut self) {
         for process in [&mut self.endpoint, &mut self.agent, &mut self.server].into_iter().flatten() {
             // Whatever does not end now is killed when it is dropped.
             let _ = process.terminate(STOP_GRACE).await;
         }
+        self.drop_processes();
     }
-    /// For `lab.json`.
+    fn drop_processes(&mut self) {
+        (self.endpoint, self.agent, self.server) = (None, None, None);
+        self.home.remove_sockets();
+    }
+    fn plugin_name(&self) -> String {
+        format!("{} {}", Products::plugin_name(), self.trust_domain)
+    }
+    /// For `lab.json`: what runs now.
     pub fn inventory(&self) -> InventoryOfDomain {
         let processes = [&self.server, &self.agent, &self.endpoint].into_iter().flatten();
-        let mut processes: Vec<_> = processes.map(InventoryOfProcess::from).collect();
+        let running = processes.filter(|process| process.check_alive().is_ok());
+        let mut processes: Vec<_> = running.map(InventoryOfProcess::from).collect();
         if let Ok(pid) = self.plugin_pid() {
-            processes.push(InventoryOfProcess {
-                name: "entente-plugin".to_owned(),
-                pid,
-                log: self.home.server_log(),
-            });
+            processes.push(InventoryOfProcess { name: self.plugin_name(), pid, log: self.home.server_log() });
         }
         InventoryOfDomain {
             trust_domain: self.trust_domain.to_string(),
             folder: self.home.folder().to_owned(),
             api_socket: self.home.api_socket(),
+            server_address: self
+                .means
+                .spire
+                .listens_for_agents()
+                .then(|| loopback(self.spec.port).to_string()),
+            link_socket: self.home.link_socket(),
+            plugin_data_file: self.home.plugin_data(),
             workload_api: self.workload_api(),
             bundle_endpoint_url: self.spiffe_url(),
             web_url: self.web_url(),
@@ -331,5 +361,12 @@ impl Domain {
 
     fn write_plugin_data(&self) -> anyhow::Result<()> {
         write(&self.home.plugin_data(), config::plugin_data(&self.home, &self.federates_with))
+    }
+}
+
+/// Without the good order.
+impl Drop for Domain {
+    fn drop(&mut self) {
+        self.drop_processes();
     }
 }

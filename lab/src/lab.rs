@@ -1,15 +1,16 @@
 //! A whole lab: two trust domains, their workloads, the folder they live in, and the time line that tells about them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::checks::ensure;
+use crate::checks::{ensure, reason_of};
 use crate::domain::{Domain, Means};
 use crate::http::Browser;
-use crate::layout::{self, Inventory, InventoryOfDomain};
+use crate::layout::{self, Before, Inventory, InventoryOfDomain};
 use crate::products::Products;
 use crate::spire::embedded::EmbeddedSpire;
 use crate::spire::install::Programs;
@@ -48,14 +49,26 @@ pub struct Lab {
     pub two: Domain,
     /// The helloworld pair, once it runs.
     pub workloads: Option<(HelloworldServer, HelloworldClient)>,
+    /// Processes whose unwanted end was told already.
+    ended: BTreeSet<u32>,
     folder: Folder,
 }
 
-/// Where a lab lives.
+/// Where a lab lives. However the lab ends, `lab.json` says so, unless it is killed.
 #[derive(Debug)]
 enum Folder {
     Given(PathBuf),
     Temporary(tempfile::TempDir),
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = mark_ended(self.path());
+    }
+}
+
+fn mark_ended(folder: &Path) -> anyhow::Result<()> {
+    Inventory::load(folder)?.map_or(Ok(()), |inventory| inventory.ended().save(folder))
 }
 
 impl Folder {
@@ -67,8 +80,11 @@ impl Folder {
         };
         ensure_printable(dir)?;
         let name = dir.display();
-        if let Some(ended) = layout::take_over(dir)? {
-            timeline.say(&format!("took over {name} from a dead lab ({ended} of its processes still ran)"));
+        match layout::take_over(dir)? {
+            Before::Dead { strays } => timeline
+                .say(&format!("took over {name} from a dead lab ({strays} of its processes still ran)")),
+            Before::Ended => timeline.say(&format!("cleared {name}, where an earlier lab had ended")),
+            Before::Nothing => {}
         }
         Ok(Self::Given(dir.canonicalize().with_context(|| format!("cannot find {name}"))?))
     }
@@ -82,7 +98,7 @@ impl Folder {
 
 impl Lab {
     /// Finds or builds every program, makes the folders; starts nothing.
-    pub async fn prepare(options: &Options, timeline: Timeline) -> anyhow::Result<Self> {
+    pub async fn prepare(options: &Options, mut timeline: Timeline) -> anyhow::Result<Self> {
         // What is missing is said before anything is made or built.
         let programs = find_spire(options).await?;
         let about = about_spire(options, programs.as_ref()).await?;
@@ -100,7 +116,9 @@ impl Lab {
         let means = Means { products, spire: Arc::new(spire) };
         let one = Domain::create(folder.path(), "cluster1.org", &means)?;
         let two = Domain::create(folder.path(), "cluster2.org", &means)?;
-        Ok(Self { timeline, browser: Browser::find(), means, one, two, workloads: None, folder })
+        timeline.story_begins();
+        let (browser, ended) = (Browser::find(), BTreeSet::new());
+        Ok(Self { timeline, browser, means, one, two, workloads: None, ended, folder })
     }
     /// Where it lives.
     pub fn folder(&self) -> &Path {
@@ -116,10 +134,29 @@ impl Lab {
         let mut trust_domains = vec![self.one.inventory(), self.two.inventory()];
         if let (Some((server, client)), [one, two]) = (&self.workloads, trust_domains.as_mut_slice()) {
             one.helloworld_address = Some(server.address.to_string());
-            one.processes.push(server.process().into());
-            two.processes.push(client.process().into());
+            for (domain, process) in [(one, server.process()), (two, client.process())] {
+                domain.processes.extend(process.check_alive().is_ok().then(|| process.into()));
+            }
         }
         inventory(self.means.spire.kind(), trust_domains).save(self.folder())
+    }
+    /// Tells of processes that have ended since the last time although nobody stopped them, and takes them out of `lab.json`.
+    /// Answers how many those were.
+    pub fn tell_of_ended(&mut self) -> usize {
+        let mut ended = [self.one.ended(), self.two.ended()].concat();
+        if let Some((server, client)) = &mut self.workloads {
+            ended.extend([server.ended(), client.ended()].into_iter().flatten());
+        }
+        ended.retain(|(ended, _)| self.ended.insert(ended.pid));
+        if !ended.is_empty()
+            && let Err(error) = self.save_inventory()
+        {
+            self.timeline.say(&format!("lab.json is not up to date: {}", reason_of(&error)));
+        }
+        for (what, log) in &ended {
+            self.timeline.ended(&format!("{what}; the rest runs on"), log);
+        }
+        ended.len()
     }
     /// Ends everything in good order. A temporary folder goes too, unless `keep`.
     pub async fn stop(mut self, keep: bool) -> Option<PathBuf> {
@@ -128,11 +165,10 @@ impl Lab {
             let _ = tokio::join!(client.stop(grace), server.stop(grace));
         }
         tokio::join!(self.one.stop(), self.two.stop());
-        match self.folder {
-            Folder::Given(path) => keep.then_some(path),
-            Folder::Temporary(folder) if keep => Some(folder.keep()),
-            Folder::Temporary(_) => None,
+        if let Folder::Temporary(folder) = &mut self.folder {
+            folder.disable_cleanup(keep);
         }
+        keep.then(|| self.folder().to_owned())
     }
 }
 
@@ -144,7 +180,8 @@ fn ensure_printable(dir: &Path) -> anyhow::Result<()> {
 }
 
 fn inventory(spire: Kind, trust_domains: Vec<InventoryOfDomain>) -> Inventory {
-    Inventory { pid: std::process::id(), spire: spire.to_string(), trust_domains }
+    let pid = Some(std::process::id());
+    Inventory { pid, warden_pid: warden::pid(), spire: spire.to_string(), trust_domains }
 }
 
 /// The programs of real SPIRE, built where they were asked for; nothing where the stand-in is to be used.

@@ -58,6 +58,13 @@ impl Home {
     pub fn server_conf(&self) -> PathBuf {
         self.file("server.conf")
     }
+    /// Removes sockets whose listeners are gone: nobody may take one for a sign of life.
+    pub fn remove_sockets(&self) {
+        for socket in [self.api_socket(), self.agent_socket(), self.link_socket()] {
+            // Whoever ended in good order took it along.
+            let _ = std::fs::remove_file(socket);
+        }
+    }
     /// What SPIRE Server and its plugin log.
     pub fn server_log(&self) -> PathBuf {
         self.file("server.log")
@@ -84,6 +91,15 @@ impl Home {
     }
 }
 
+/// Writes a new file that only its owner may read.
+pub fn write_private(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(content.as_ref()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// Writes a file, naming it when that fails.
 pub fn write(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()> {
     std::fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
@@ -92,8 +108,10 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()> {
 /// `lab.json`: what runs where, for people and programs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Inventory {
-    /// The lab's own pid: the folder is in use while it runs.
-    pub pid: u32,
+    /// The lab's own pid: the folder is in use while it runs. None once the lab has ended in good order.
+    pub pid: Option<u32>,
+    /// The process that kills what a killed lab leaves running, once there is one.
+    pub warden_pid: Option<u32>,
     /// `real` or `embedded`.
     pub spire: String,
     /// One for each trust domain.
@@ -109,6 +127,12 @@ pub struct InventoryOfDomain {
     pub folder: PathBuf,
     /// SPIRE Server's API.
     pub api_socket: PathBuf,
+    /// Where SPIRE Server listens for agents; the stand-in does not.
+    pub server_address: Option<String>,
+    /// Where plugin and bundle endpoint meet.
+    pub link_socket: PathBuf,
+    /// The plugin's configuration, read again when SPIRE Server gets SIGUSR1.
+    pub plugin_data_file: PathBuf,
     /// The agent's Workload API, as `SPIFFE_ENDPOINT_SOCKET` wants it.
     pub workload_api: String,
     /// The bundle endpoint as `https_spiffe`.
@@ -128,7 +152,7 @@ pub struct InventoryOfDomain {
 /// One process in `lab.json`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct InventoryOfProcess {
-    /// Such as `bundle-endpoint`.
+    /// Such as `bundle-endpoint cluster1.org`.
     pub name: String,
     /// Its pid.
     pub pid: u32,
@@ -153,6 +177,12 @@ impl Inventory {
         std::fs::rename(&fresh, Self::path(lab))
             .with_context(|| format!("cannot write {}", Self::path(lab).display()))
     }
+    /// What stays of it when nothing runs any more.
+    pub fn ended(self) -> Self {
+        let ended = |domain| InventoryOfDomain { processes: Vec::new(), ..domain };
+        let trust_domains = self.trust_domains.into_iter().map(ended).collect();
+        Self { pid: None, warden_pid: None, trust_domains, ..self }
+    }
     /// Reads `lab.json`; `None` when there is none.
     pub fn load(lab: &Path) -> anyhow::Result<Option<Self>> {
         let path = Self::path(lab);
@@ -170,23 +200,32 @@ impl Inventory {
     }
 }
 
-/// Makes `lab` ready for a new lab: refuses a folder in use or one with other people's files, clears what a dead lab left.
-/// Answers how many processes of a dead lab had to be ended, if there was one.
-pub fn take_over(lab: &Path) -> anyhow::Result<Option<usize>> {
+/// What a new lab found in its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// A lab that died, so many of whose processes still ran and had to be killed.
+    Dead {
+        /// How many.
+        strays: usize,
+    },
+    /// A lab that had ended in good order.
+    Ended,
+    /// Nothing.
+    Nothing,
+}
+
+/// Makes `lab` ready for a new lab: refuses a folder in use or one with other people's files, clears what an earlier lab left.
+pub fn take_over(lab: &Path) -> anyhow::Result<Before> {
     std::fs::create_dir_all(lab).with_context(|| format!("cannot make {}", lab.display()))?;
     let Some(left) = Inventory::load(lab)? else {
         let mut entries = std::fs::read_dir(lab).with_context(|| format!("cannot read {}", lab.display()))?;
         if entries.next().is_some() {
             bail!("{} is not empty and holds no lab: choose another --dir", lab.display());
         }
-        return Ok(None);
+        return Ok(Before::Nothing);
     };
-    if left.pid != std::process::id() && is_a_lab(left.pid) {
-        bail!(
-            "{} is in use by a lab that runs as pid {}: end it, or choose another --dir",
-            lab.display(),
-            left.pid
-        );
+    if let Some(pid) = left.pid.filter(|pid| *pid != std::process::id() && is_a_lab(*pid)) {
+        bail!("{} is in use by a lab that runs as pid {pid}: end it, or choose another --dir", lab.display());
     }
     let processes = left.trust_domains.iter().flat_map(|domain| &domain.processes);
     // A pid may belong to somebody else by now; ours were started from the lab's own folder of programs.
@@ -197,7 +236,7 @@ pub fn take_over(lab: &Path) -> anyhow::Result<Option<usize>> {
     }
     std::fs::remove_dir_all(lab).with_context(|| format!("cannot clear {}", lab.display()))?;
     std::fs::create_dir_all(lab).with_context(|| format!("cannot make {}", lab.display()))?;
-    Ok(Some(strays.len()))
+    Ok(if left.pid.is_none() { Before::Ended } else { Before::Dead { strays: strays.len() } })
 }
 
 fn is_a_lab(pid: u32) -> bool {
@@ -218,7 +257,12 @@ mod tests {
     use super::*;
 
     fn inventory(pid: u32) -> Inventory {
-        Inventory { pid, spire: "embedded".to_owned(), trust_domains: Vec::new() }
+        Inventory {
+            pid: Some(pid),
+            warden_pid: None,
+            spire: "embedded".to_owned(),
+            trust_domains: Vec::new(),
+        }
     }
 
     #[test]
@@ -233,8 +277,26 @@ mod tests {
     fn a_dead_lab_is_taken_over() {
         let folder = tempfile::tempdir().expect("a folder");
         inventory(u32::MAX >> 1).save(folder.path()).expect("a write");
-        assert_eq!(take_over(folder.path()).expect("a take-over"), Some(0));
+        assert_eq!(take_over(folder.path()).expect("a take-over"), Before::Dead { strays: 0 });
         assert!(Inventory::load(folder.path()).expect("a read").is_none());
+    }
+
+    #[test]
+    fn a_lab_that_has_ended_is_not_called_dead() {
+        let folder = tempfile::tempdir().expect("a folder");
+        inventory(u32::MAX >> 1).ended().save(folder.path()).expect("a write");
+        assert_eq!(take_over(folder.path()).expect("a take-over"), Before::Ended);
+        assert_eq!(take_over(folder.path()).expect("a take-over"), Before::Nothing);
+    }
+
+    #[test]
+    fn a_private_file_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        write_private(&path, "secret").expect("a write");
+        assert_eq!(std::fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+        assert!(write_private(&path, "secret").is_err(), "a file that others may have opened is not reused");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod sabotage;
 pub mod server_api;
 pub mod spire;
 pub mod stock_cli;
+pub mod stop_signals;
 pub mod story;
 pub mod timeline;
 pub mod tls_probe;

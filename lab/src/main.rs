@@ -1,18 +1,25 @@
 //! `lab`: tells the story of a federation on this machine, or keeps it up for a person to try.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use entente_lab::checks::{reason_of, seconds};
+use entente_lab::checks::reason_of;
 use entente_lab::embedded;
 use entente_lab::lab::{Lab, Options};
 use entente_lab::sabotage::Sabotage;
+use entente_lab::stop_signals::StopSignals;
 use entente_lab::story::{self, Step};
-use entente_lab::timeline::Timeline;
+use entente_lab::timeline::{self, Timeline};
 use entente_lab::{up, warden};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+
+/// How often a lab that is up looks whether everything runs.
+const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Two SPIFFE trust domains on this machine, federated through Entente.
 #[derive(Debug, Parser)]
@@ -69,9 +76,27 @@ enum Command {
     Warden,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
+fn main() -> ExitCode {
+    match Runtime::new().context("cannot start the runtime").and_then(start) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Nobody to read it is no reason to panic.
+            let _ = writeln!(std::io::stderr(), "lab: {}", reason_of(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(runtime: Runtime) -> anyhow::Result<bool> {
+    let done = runtime.block_on(perform(Arguments::parse().command));
+    // A thread may still wait for another lab's lock.
+    runtime.shutdown_background();
+    done
+}
+
+async fn perform(command: Command) -> anyhow::Result<bool> {
+    match command {
         Command::Run { options, sabotage, keep } => run(&options, sabotage, keep).await,
         Command::Up { options } => stay_up(&options).await,
         Command::EmbeddedServer { config, validate: true } => validate(config).await,
@@ -81,14 +106,6 @@ async fn main() -> ExitCode {
         Command::EmbeddedAgent { config } => embedded::run_agent(config).await.map(|()| true),
         Command::EmbeddedExec { program, arguments } => Err(embedded::exec_with_parent(&program, &arguments)),
         Command::Warden => warden::watch().map(|()| true),
-    };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("lab: {}", reason_of(&error));
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -98,68 +115,84 @@ async fn validate(config: PathBuf) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Everything is found or built, unless a signal comes first.
+async fn prepared(
+    options: &Options,
+    timeline: Timeline,
+    stop_signals: &mut StopSignals,
+) -> anyhow::Result<Lab> {
+    tokio::select! {
+        lab = Lab::prepare(options, timeline) => lab,
+        stopped = stop_signals.received() => Err(stopped),
+    }
+}
+
 /// True when every step held.
 async fn run(options: &Options, sabotage: Option<Sabotage>, keep: bool) -> anyhow::Result<bool> {
-    let told = async {
-        let mut lab = Lab::prepare(options, Timeline::new()).await?;
-        let told = tokio::select! {
-            told = story::tell(&mut lab, &Step::ALL, sabotage) => told,
-            interrupted = told_to_stop() => Err(interrupted),
-        };
-        let memory = told.and_then(|()| story::check_memory(&lab));
-        summarise(lab, memory, keep).await
+    let mut stop_signals = StopSignals::listen()?;
+    let mut lab = prepared(options, Timeline::new(), &mut stop_signals).await?;
+    let told = tokio::select! {
+        told = story::tell(&mut lab, &Step::ALL, sabotage) => told,
+        stopped = stop_signals.received() => Err(stopped),
     };
-    told.await
+    let memory = told.and_then(|()| story::check_memory(&lab));
+    Ok(summarise(lab, memory, keep).await)
 }
 
-async fn summarise(lab: Lab, memory: anyhow::Result<String>, keep: bool) -> anyhow::Result<bool> {
-    let total = seconds(lab.timeline.elapsed());
+async fn summarise(lab: Lab, memory: anyhow::Result<String>, keep: bool) -> bool {
+    let times = lab.timeline.times();
+    let left_out = match lab.timeline.count_left_out() {
+        0 => String::new(),
+        count => format!("; {count} checks left out, they need real SPIRE"),
+    };
     match &memory {
-        Ok(memory) => lab.timeline.summary(true, &format!("every step held, {total} in all; {memory}")),
-        Err(error) => {
-            lab.timeline.summary(false, &format!("the story ended after {total}: {}", reason_of(error)))
-        }
+        Ok(memory) => lab.timeline.summary(true, &format!("every step held{left_out}; {times}; {memory}")),
+        Err(error) => lab.timeline.summary(false, &format!("the story ended: {}; {times}", reason_of(error))),
     }
     let ok = memory.is_ok();
-    if let Some(folder) = lab.stop(keep || !ok).await {
-        println!("configurations and logs are in {}", folder.display());
-    }
-    Ok(ok)
+    stop(lab, keep || !ok).await;
+    ok
 }
 
-/// The steps that set things up, and then nothing until Ctrl-C.
+/// Ends the lab and says where its folder is, if that stays.
+async fn stop(lab: Lab, keep: bool) {
+    if let Some(folder) = lab.stop(keep).await {
+        timeline::print(&format!("configurations and logs are in {}", folder.display()));
+    }
+}
+
+/// The steps that set things up, and then nothing until Ctrl-C. True when nothing ended before that.
 async fn stay_up(options: &Options) -> anyhow::Result<bool> {
-    let mut lab = Lab::prepare(options, Timeline::new().quiet()).await?;
+    let mut stop_signals = StopSignals::listen()?;
+    let mut lab = prepared(options, Timeline::new().quiet(), &mut stop_signals).await?;
     let steps = [Step::Start, Step::Federate, Step::Talk];
     let told = tokio::select! {
         told = story::tell(&mut lab, &steps, None) => told,
-        interrupted = told_to_stop() => Err(interrupted),
+        stopped = stop_signals.received() => Err(stopped),
     };
     if let Err(error) = told {
         lab.timeline.summary(false, &format!("the lab is not up: {}", reason_of(&error)));
-        if let Some(folder) = lab.stop(true).await {
-            println!("configurations and logs are in {}", folder.display());
-        }
+        stop(lab, true).await;
         return Ok(false);
     }
-    println!("{}", up::guide(&lab));
-    told_to_stop().await;
-    println!("\nstopping");
-    lab.stop(options.dir.is_some()).await;
-    Ok(true)
+    lab.timeline.say(&up::guide(&lab)?);
+    let ended = watch(&mut lab, &mut stop_signals).await;
+    lab.timeline.say("\nstopping");
+    if ended > 0 {
+        lab.timeline.summary(false, &format!("{ended} processes ended that should have stayed"));
+    }
+    stop(lab, options.dir.is_some() || ended > 0).await;
+    Ok(ended == 0)
 }
 
-/// Waits for Ctrl-C or SIGTERM; either way everything that was started is ended.
-async fn told_to_stop() -> anyhow::Error {
-    let signals = signal(SignalKind::interrupt())
-        .and_then(|interrupt| Ok((interrupt, signal(SignalKind::terminate())?)));
-    match signals {
-        Ok((mut interrupt, mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => anyhow::anyhow!("interrupted"),
-                _ = terminate.recv() => anyhow::anyhow!("terminated"),
-            }
+/// Until a signal comes. Answers how many processes ended meanwhile though nobody stopped them.
+async fn watch(lab: &mut Lab, stop_signals: &mut StopSignals) -> usize {
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    let mut ended = 0;
+    loop {
+        tokio::select! {
+            _ = stop_signals.received() => return ended,
+            _ = looks.tick() => ended += lab.tell_of_ended(),
         }
-        Err(error) => anyhow::Error::new(error).context("cannot listen for signals"),
     }
 }

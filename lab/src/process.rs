@@ -119,7 +119,20 @@ impl Process {
     }
     /// An error if it has ended.
     pub fn check_alive(&self) -> Result<(), Ended> {
-        if is_running(self.pid) { Ok(()) } else { Err(Ended { name: self.name.clone(), pid: self.pid }) }
+        if is_running(self.pid) {
+            Ok(())
+        } else {
+            Err(Ended { name: self.name.clone(), pid: self.pid, status: None })
+        }
+    }
+    /// How it ended, if it has. No zombie stays.
+    pub fn ended(&mut self) -> Option<Ended> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(Ended { name: self.name.clone(), pid: self.pid, status: Some(status) })
+    }
+    /// The same with the log that may say why.
+    pub fn ended_with_log(&mut self) -> Option<(Ended, PathBuf)> {
+        Some((self.ended()?, self.stderr.clone()))
     }
     /// SIGKILL, and waits until it is gone.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
@@ -152,12 +165,14 @@ impl Process {
 
 /// A process that should run has ended. Waiting for anything from it is in vain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} (pid {pid}) has ended")]
+#[error("{name} (pid {pid}) has ended{}", .status.map(|status| format!(": {status}")).unwrap_or_default())]
 pub struct Ended {
     /// What people call it.
     pub name: String,
     /// What its pid was.
     pub pid: u32,
+    /// How it ended, where that is ours to know.
+    pub status: Option<ExitStatus>,
 }
 
 fn append_to(path: &Path) -> anyhow::Result<Stdio> {
@@ -267,8 +282,12 @@ mod tests {
         let memory = resident_memory(process.pid()).expect("it has memory");
         assert!(memory.total > memory.program && memory.program > 0, "{memory:?}");
 
+        assert_eq!(process.ended(), None);
         process.kill().await.expect("it can be killed");
 
+        let ended = process.ended().expect("it has ended");
+        let text = format!("sleeper (pid {}) has ended: signal: 9 (SIGKILL)", process.pid());
+        assert_eq!(ended.to_string(), text);
         assert!(process.check_alive().is_err());
         assert!(!is_running(process.pid()));
         assert_eq!(resident_memory(process.pid()), None);

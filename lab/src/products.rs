@@ -130,7 +130,13 @@ impl<'a> CargoFolder<'a> {
         }
         // What a test prints is for the test harness to read.
         let stdout = if is_test { Stdio::null() } else { Stdio::inherit() };
-        let status = command.current_dir(workspace).stdin(Stdio::null()).stdout(stdout).status().await;
+        let status = command
+            .current_dir(workspace)
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .kill_on_drop(true)
+            .status()
+            .await;
         let status = status.with_context(|| format!("cannot run {}", Path::new(&cargo).display()))?;
         if status.success() { Ok(()) } else { bail!("the programs do not build ({status})") }
     }

@@ -58,10 +58,6 @@ impl Timeline {
         self.preparation = self.start.elapsed();
         self.start = Instant::now();
     }
-    /// Since the story began, or since time zero before that.
-    pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
-    }
     /// How long finding and building took, and the story since then.
     pub fn times(&self) -> String {
         format!("built in {}, story {}", seconds(self.preparation), seconds(self.start.elapsed()))

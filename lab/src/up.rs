@@ -1,23 +1,29 @@
 //! `lab up`: the first steps of the story, then everything a person needs to go on by hand.
 
+use std::path::Path;
+
 use crate::domain::Domain;
 use crate::lab::Lab;
-use crate::spire::Kind;
 
 /// Where everything is, and commands to try, with the real paths and ports of this lab.
-pub fn guide(lab: &Lab) -> String {
+pub fn guide(lab: &Lab) -> anyhow::Result<String> {
     let inventory = lab.folder().join("lab.json");
     let mut sections = vec![format!(
         "\nBoth trust domains are up and stay until Ctrl-C. Pids, ports and paths: {}",
         inventory.display()
     )];
     sections.extend([&lab.one, &lab.two].map(places));
-    if lab.means.spire.kind() == Kind::Real {
-        sections.push(spires_own_view(lab));
+    match lab.means.spire.stock_server() {
+        Some(program) => {
+            sections.push(spires_own_view(lab, program));
+            sections.push(rotation(lab, program));
+        }
+        None => sections.push("SPIRE's own commands and the rotation by hand need real SPIRE.".to_owned()),
     }
+    sections.push(change_of_trust(lab)?);
     sections.push(what_is_served(lab));
     sections.push(workloads_by_hand(lab));
-    sections.join("\n\n")
+    Ok(sections.join("\n\n"))
 }
 
 fn places(domain: &Domain) -> String {
@@ -35,11 +41,9 @@ fn places(domain: &Domain) -> String {
     .join("\n")
 }
 
-fn spires_own_view(lab: &Lab) -> String {
-    let program =
-        lab.means.spire.stock_server().map(|program| program.display().to_string()).unwrap_or_default();
+fn spires_own_view(lab: &Lab, program: &Path) -> String {
     let (one, two) = (lab.one.home().api_socket(), lab.two.home().api_socket());
-    let (one, two) = (one.display(), two.display());
+    let (program, one, two) = (program.display(), one.display(), two.display());
     [
         "SPIRE's own view:".to_owned(),
         format!("  {program} bundle show -socketPath {one} -format spiffe"),
@@ -47,6 +51,35 @@ fn spires_own_view(lab: &Lab) -> String {
         format!("  {program} entry show -socketPath {two}"),
     ]
     .join("\n")
+}
+
+fn rotation(lab: &Lab, program: &Path) -> String {
+    let socket = lab.one.home().api_socket();
+    let of_one = format!("-socketPath {}", socket.display());
+    let x509 = format!("  {} localauthority x509", program.display());
+    [
+        "A rotation in cluster1.org (each prints its authority ID; look at `bundle list` above after each):"
+            .to_owned(),
+        format!("{x509} show {of_one}"),
+        format!("{x509} prepare {of_one}"),
+        format!("{x509} activate {of_one} -authorityID <the prepared one>"),
+        format!("{x509} taint {of_one} -authorityID <the old one>"),
+        format!("{x509} revoke {of_one} -authorityID <the old one, once everybody has left it>"),
+    ]
+    .join("\n")
+}
+
+/// The servers' pids are those of now; lab.json has them too.
+fn change_of_trust(lab: &Lab) -> anyhow::Result<String> {
+    let mut lines = vec![format!(
+        "Who is trusted stands in entente.hcl; change it, and have the {} hand it to the plugin:",
+        lab.means.spire.kind().server()
+    )];
+    for domain in [&lab.one, &lab.two] {
+        let (file, server) = (domain.home().plugin_data(), domain.server()?.pid());
+        lines.push(format!("  ${{EDITOR:-vi}} {} && kill -USR1 {server}", file.display()));
+    }
+    Ok(lines.join("\n"))
 }
 
 fn what_is_served(lab: &Lab) -> String {

@@ -16,7 +16,12 @@ use rustix::process::Signal;
 use crate::process;
 
 /// The pipe to this process's warden, once there is one.
-static WARDEN: Mutex<Option<ChildStdin>> = Mutex::new(None);
+static WARDEN: Mutex<Option<Posted>> = Mutex::new(None);
+
+struct Posted {
+    pipe: ChildStdin,
+    pid: u32,
+}
 
 /// Starts the warden of this process, if there is none yet. `lab` is the program that can be one.
 pub(crate) fn post(lab: &Path) -> anyhow::Result<()> {
@@ -31,17 +36,23 @@ pub(crate) fn post(lab: &Path) -> anyhow::Result<()> {
             .process_group(0)
             .spawn()
             .context("cannot start the warden")?;
-        *warden = child.stdin;
+        let pid = child.id();
+        *warden = child.stdin.map(|pipe| Posted { pipe, pid });
     }
     Ok(())
+}
+
+/// The warden of this process, if there is one.
+pub(crate) fn pid() -> Option<u32> {
+    WARDEN.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|warden| warden.pid)
 }
 
 /// Tells the warden of a child.
 pub(crate) fn tell(pid: u32) {
     let mut warden = WARDEN.lock().unwrap_or_else(PoisonError::into_inner);
     // Without a warden the children still end when they are dropped.
-    if let Some(pipe) = warden.as_mut() {
-        let _ = writeln!(pipe, "{pid}");
+    if let Some(warden) = warden.as_mut() {
+        let _ = writeln!(warden.pipe, "{pid}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
-use crate::layout::{Home, write};
+use crate::layout::{Home, write, write_private};
 
 /// Files of one endpoint's web identity.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl WebCertificate {
         let (ca, leaf, key) = mint().context("cannot make a web certificate")?;
         write(&files.ca_file, ca)?;
         write(&files.certificate_file, leaf)?;
-        write(&files.private_key_file, key)?;
+        write_private(&files.private_key_file, key)?;
         Ok(files)
     }
 }

@@ -1,7 +1,7 @@
 //! The helloworld pair as the lab runs it: registered, started, its lines read and its calls counted.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,7 +11,7 @@ use crate::checks::{ensure, eventually, line_in, see};
 use crate::domain::Domain;
 use crate::log_file::{LogFile, Mark};
 use crate::ports;
-use crate::process::{Launch, Process};
+use crate::process::{Ended, Launch, Process};
 use crate::server_api::NewEntry;
 
 /// Entry, agent, SVID: the agent looks every second, and the server's own cache is a second behind.
@@ -107,6 +107,10 @@ impl HelloworldServer {
     pub fn process(&self) -> &Process {
         &self.process
     }
+    /// How it ended, if it has, and the log that may say why.
+    pub fn ended(&mut self) -> Option<(Ended, PathBuf)> {
+        self.process.ended_with_log()
+    }
     /// SIGTERM; SIGKILL once `grace` is over.
     pub async fn stop(&mut self, grace: Duration) -> anyhow::Result<bool> {
         self.process.terminate(grace).await
@@ -142,6 +146,10 @@ impl HelloworldClient {
     /// The process.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+    /// How it ended, if it has, and the log that may say why.
+    pub fn ended(&mut self) -> Option<(Ended, PathBuf)> {
+        self.process.ended_with_log()
     }
     /// SIGTERM; SIGKILL once `grace` is over.
     pub async fn stop(&mut self, grace: Duration) -> anyhow::Result<bool> {

@@ -38,6 +38,8 @@ pub(crate) async fn run(config: AgentConfig, log: Log, stop: CancellationToken) 
         outcome = workload_api.serve(listener, stop.clone()) => outcome,
         () = keep_in_sync(&mut syncer, &views, interval) => Ok(()),
     };
+    // As SPIRE does: a socket that nobody serves would look like an agent.
+    let _ = std::fs::remove_file(&config.socket_path);
     log.info("Agent stopped");
     outcome
 }

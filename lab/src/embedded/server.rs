@@ -103,6 +103,8 @@ async fn run_loaded(
     if tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
         tasks.shutdown().await;
     }
+    // As SPIRE does: a socket that nobody serves would look like a server.
+    let _ = std::fs::remove_file(&core.config.socket_path);
     outcome
 }
 
