@@ -175,7 +175,10 @@ async fn a_plugin_that_refuses_or_answers_nonsense_costs_the_handshake_only() {
     assert!(readiness.reasons[0].detail.contains("not today"), "{readiness:?}");
 
     plugin.signs(Signing::Says(vec![1, 2, 3]));
-    assert!(get(endpoint.address(), tls()).await.is_err());
+    let error = get(endpoint.address(), tls()).await.unwrap_err();
+    assert!(error.to_string().contains("alert"), "found out here and not by the peer: {error}");
+    endpoint.counts("sign_requests_total{outcome=\"wrong_signature\"}", 1).await;
+    endpoint.counts("handshakes_total{listener=\"serve\",outcome=\"no_signature\"}", 2).await;
     plugin.lend(&authority.svid("/spire/server").build()).await;
     eventually("it signs again", || async { get(endpoint.address(), tls()).await.ok() }).await;
     endpoint.is_ready().await;

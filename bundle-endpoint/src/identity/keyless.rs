@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use entente_bundle::svid::{self, SvidError};
+use entente_bundle::tls;
 use entente_bundle::{Authorizer, Bundle, SpiffeId, TrustDomain};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
@@ -110,10 +111,11 @@ impl LentIdentity {
         if spiffe_id.trust_domain() != trust_domain {
             return Err(LentError::ForeignId { presented: spiffe_id, expected: trust_domain.clone() });
         }
-        let schemes = schemes_of(leaf).ok_or(LentError::KeyKind)?;
+        let (schemes, public_key) = key_of(leaf).ok_or(LentError::KeyKind)?;
         let leaf_sha256 = Sha256::digest(leaf).into();
         let health = Arc::clone(&lenders.health);
-        let signer = RemoteKey { schemes, leaf_sha256, queue: Arc::clone(&queue), health, metrics };
+        let signer =
+            RemoteKey { schemes, public_key, leaf_sha256, queue: Arc::clone(&queue), health, metrics };
         let key = Arc::new(CertifiedKey::new(chain, Arc::new(signer)));
         Ok(Self { link, spiffe_id, not_after, verifies: false, key, queue })
     }
@@ -189,6 +191,8 @@ impl ResolvesServerCert for Lenders {
 #[derive(Clone, Debug)]
 struct RemoteKey {
     schemes: &'static [SignatureScheme],
+    /// As it stands in the leaf, without its algorithm.
+    public_key: Arc<[u8]>,
     leaf_sha256: [u8; 32],
     queue: Arc<SignQueue>,
     health: Arc<SignHealth>,
@@ -215,10 +219,25 @@ impl SigningKey for RemoteKey {
     }
 }
 
+impl RemoteSigner {
+    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let known = tls::provider().signature_verification_algorithms.mapping;
+        let algorithms =
+            known.iter().filter(|(scheme, _)| *scheme == self.scheme).flat_map(|(_, all)| all.iter());
+        let mut results =
+            algorithms.map(|algorithm| algorithm.verify_signature(&self.key.public_key, message, signature));
+        results.any(|result| result.is_ok())
+    }
+}
+
 impl Signer for RemoteSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let RemoteKey { leaf_sha256, queue, health, metrics, .. } = &self.key;
         let result = queue.sign(*leaf_sha256, self.scheme, message);
+        // The peer would refuse a wrong one and see a broken server; we would have counted a good handshake.
+        let result = result.and_then(|signature| {
+            if self.verifies(message, &signature) { Ok(signature) } else { Err(SignError::Wrong) }
+        });
         metrics.sign_request(result.as_ref().map_or_else(SignError::reason, |_| "ok"));
         health.note(result.as_ref().err());
         result.map_err(|error| rustls::Error::Other(OtherError(Arc::new(error))))
@@ -235,9 +254,10 @@ const RSA: &[SignatureScheme] =
     &[SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PSS_SHA384, SignatureScheme::RSA_PSS_SHA512];
 
 // SPIRE's `ca_key_type` is one of rsa-2048, rsa-4096, ec-p256, ec-p384, and the SVID's key is of the same kind.
-fn schemes_of(leaf: &CertificateDer<'_>) -> Option<&'static [SignatureScheme]> {
+fn key_of(leaf: &CertificateDer<'_>) -> Option<(&'static [SignatureScheme], Arc<[u8]>)> {
     let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
-    match leaf.public_key().parsed().ok()? {
+    let key = leaf.public_key();
+    let schemes = match key.parsed().ok()? {
         PublicKey::EC(point) => match point.key_size() {
             256 => Some(P256),
             384 => Some(P384),
@@ -245,7 +265,8 @@ fn schemes_of(leaf: &CertificateDer<'_>) -> Option<&'static [SignatureScheme]> {
         },
         PublicKey::RSA(_) => Some(RSA),
         _ => None,
-    }
+    }?;
+    Some((schemes, key.subject_public_key.data.as_ref().into()))
 }
 
 #[cfg(test)]

@@ -145,7 +145,8 @@ impl Session {
         let Ok(first) = first else {
             return Err(refuse("no_hello", Status::deadline_exceeded("no hello came")));
         };
-        let Some(PluginMessage { message: Some(FromPlugin::Hello(hello)) }) = first? else {
+        let first = first.map_err(|status| refuse(broken(&status).unwrap_or("no_hello"), status))?;
+        let Some(PluginMessage { message: Some(FromPlugin::Hello(hello)) }) = first else {
             return Err(refuse("no_hello", Status::invalid_argument("the first message must be a hello")));
         };
         if hello.trust_domain != self.hub.trust_domain().as_str() {
@@ -196,7 +197,13 @@ impl Linked {
             match timeout(SILENCE, incoming.message()).await {
                 Ok(Ok(Some(message))) => self.take(message),
                 Ok(Ok(None)) => return Status::ok("the plugin closed the link"),
-                Ok(Err(status)) => return status,
+                Ok(Err(status)) => {
+                    if let Some(reason) = broken(&status) {
+                        self.hub.metrics.link_refusal(reason);
+                        warn!(reason, detail = status.message(), "message of the plugin refused");
+                    }
+                    return status;
+                }
                 Err(_) => return Status::deadline_exceeded("nothing was heard of the plugin"),
             }
         }
@@ -331,6 +338,15 @@ impl Linked {
             None => Err("the answer holds no signature".into()),
         };
         self.queue.answer(message.request_id, answer);
+    }
+}
+
+/// A word for metrics where a message came and could not be read; `None` where the stream was lost.
+fn broken(status: &Status) -> Option<&'static str> {
+    match status.code() {
+        Code::OutOfRange => Some("oversized"),
+        Code::Internal | Code::InvalidArgument | Code::Unimplemented => Some("unreadable"),
+        _ => None,
     }
 }
 

@@ -52,6 +52,9 @@ pub(crate) enum SignError {
     /// The plugin said nothing.
     #[error("the plugin did not sign within {} seconds", after.as_secs())]
     TimedOut { after: Duration },
+    /// The plugin answered with something that is no signature of its certificate's key.
+    #[error("the plugin's signature does not verify with the certificate that it lent")]
+    Wrong,
     /// Not called from a thread of a multi-threaded runtime, the only place where waiting is harmless.
     #[error("signing needs a multi-threaded runtime")]
     WrongRuntime,
@@ -65,6 +68,7 @@ impl SignError {
             Self::LinkLost => "link_lost",
             Self::Refused { .. } => "refused",
             Self::TimedOut { .. } => "timeout",
+            Self::Wrong => "wrong_signature",
             Self::WrongRuntime => "wrong_runtime",
         }
     }
@@ -131,7 +135,9 @@ impl SignQueue {
         match result {
             Err(SignError::TimedOut { .. }) => self.silent.store(true, Ordering::Relaxed),
             Ok(_) | Err(SignError::Refused { .. }) => self.silent.store(false, Ordering::Relaxed),
-            Err(SignError::Busy { .. } | SignError::LinkLost | SignError::WrongRuntime) => {}
+            Err(
+                SignError::Busy { .. } | SignError::LinkLost | SignError::Wrong | SignError::WrongRuntime,
+            ) => {}
         }
         result
     }
