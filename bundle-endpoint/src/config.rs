@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use entente_bounds::{FileError, read_file};
 use entente_bundle::TrustDomain;
 use entente_bundle::refresh::RefreshPolicy;
 use serde::{Deserialize, Deserializer};
@@ -126,12 +127,13 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(30 * 86_400);
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("configuration file {} cannot be read", path.display())]
-    Read {
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is not UTF-8.
+    #[error("configuration file {} is no text", path.display())]
+    NotText {
         /// Which file.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
     },
     /// The text is no configuration; the message shows the line.
     #[error("configuration file {} is refused\n{message}", path.display())]
@@ -179,8 +181,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, and the line where the text is at fault.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = String::from_utf8(read_file(path)?)
+            .map_err(|_| ConfigError::NotText { path: path.to_owned() })?;
         Self::parse(&text).map_err(|message| ConfigError::Refused { path: path.to_owned(), message })
     }
 

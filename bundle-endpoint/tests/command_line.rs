@@ -138,6 +138,31 @@ async fn a_bad_configuration_stops_it_with_file_line_and_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn files_without_an_end_are_refused_by_name() {
+    let spiffe = ["--profile", "https_spiffe", "--endpoint-spiffe-id", "spiffe://b.test/x", "--bundle"];
+    let fetch = ["fetch", "https://127.0.0.1:1"];
+    for arguments in [
+        vec!["serve", "--config"],
+        vec!["status", "--config"],
+        [&fetch, spiffe.as_slice()].concat(),
+        [&fetch, ["--profile", "https_web", "--ca-file"].as_slice()].concat(),
+    ] {
+        // Whatever it does wrong, it does not take the machine with it.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\""])
+            .arg(env!("CARGO_BIN_EXE_bundle-endpoint"));
+        let output = command.args(&arguments).arg("/dev/zero").kill_on_drop(true).output();
+        let output = timeout(Duration::from_secs(20), output).await.expect("it ends").unwrap();
+        let complaint = text(&output.stderr);
+        assert!(
+            !output.status.success() && complaint.contains("/dev/zero is no regular file"),
+            "{complaint}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_address_in_use_stops_it_by_name() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
+use entente_bounds::read_file;
 use entente_bundle::document::{self, DocumentLimits};
 use entente_bundle::{Bundle, BundleSet, SpiffeId, TrustDomain, X509Authority};
 use rustls_pki_types::CertificateDer;
@@ -84,7 +85,7 @@ fn profile(args: &FetchArgs) -> Result<(EndpointProfile, BundleSet), Ended> {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Ended> {
-    std::fs::read(file).map_err(|error| misused(format!("{}: {error}", file.display())))
+    read_file(file).map_err(misused)
 }
 
 /// A SPIFFE document begins with a brace, PEM never does.

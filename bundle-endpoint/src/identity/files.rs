@@ -2,12 +2,11 @@
 //!
 //! Content is compared, not times: a mount that is swapped underneath (Kubernetes) shows no event on the file.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use entente_bounds::{FileError, read_file};
 use entente_bundle::text::hex;
 use entente_bundle::tls::{CertificateSlot, provider};
 use rustls::sign::CertifiedKey;
@@ -23,20 +22,13 @@ use crate::metrics::Metrics;
 /// Between two looks at the files.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A certificate chain with its key is a few KiB.
-const MAX_FILE_BYTES: u64 = 1 << 20;
-
 /// Why a pair of files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertificateFileError {
-    #[error("{} cannot be read", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{} is larger than {limit} bytes", path.display())]
-    TooLarge { path: PathBuf, limit: u64 },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{} holds no pem certificate", path.display())]
     NoCertificate { path: PathBuf },
-    #[error("{} is no file", path.display())]
-    NoFile { path: PathBuf },
     #[error("{} holds no pem private key that can be used", path.display())]
     NoKey { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("{} is not pem", path.display())]
@@ -78,7 +70,7 @@ impl CertificateFiles {
     pub(crate) async fn look(&mut self) {
         let (certificate, key) = (self.certificate.clone(), self.key.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let pair = read(&certificate).and_then(|pem| Ok((pem, Zeroizing::new(read(&key)?))));
+            let pair = read_pair(&certificate, &key);
             let seen = fingerprint(&pair);
             (seen, pair)
         });
@@ -125,19 +117,8 @@ impl CertificateFiles {
 /// Wiped from memory when it is dropped.
 type Secret = Zeroizing<Vec<u8>>;
 
-fn read(path: &Path) -> Result<Vec<u8>, CertificateFileError> {
-    let unreadable = |source| CertificateFileError::Read { path: path.to_owned(), source };
-    // Before it is opened: to open a pipe waits for somebody who writes.
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(CertificateFileError::NoFile { path: path.to_owned() });
-    }
-    let mut content = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).map_err(unreadable)?;
-    if content.len() as u64 > MAX_FILE_BYTES {
-        return Err(CertificateFileError::TooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES });
-    }
-    Ok(content)
+fn read_pair(certificate: &Path, key: &Path) -> Result<(Vec<u8>, Secret), CertificateFileError> {
+    Ok((read_file(certificate)?, Zeroizing::new(read_file(key)?)))
 }
 
 // Of both contents, or of what is wrong with them.
@@ -197,19 +178,5 @@ mod tests {
         std::fs::write(&key, &second.1).unwrap();
         files.look().await;
         assert_ne!(leaf(&files), loaded);
-    }
-
-    #[test]
-    fn what_is_no_file_or_too_large_is_refused_without_a_wait() {
-        let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join("pipe");
-        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        for path in [dir.path(), pipe.as_path(), Path::new("/dev/zero")] {
-            assert!(matches!(read(path), Err(CertificateFileError::NoFile { .. })), "{}", path.display());
-        }
-        let large = dir.path().join("large");
-        File::create(&large).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
-        assert!(matches!(read(&large), Err(CertificateFileError::TooLarge { .. })));
     }
 }
