@@ -17,11 +17,14 @@ pub struct Readiness {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// One of a fixed set of words: `no_bundle`, `no_signer`, `no_identity`, `no_certificate`, `link_down`, `spire_api`,
-    /// `task_ended`.
+    /// `relationship_unhealthy`, `task_ended`.
     pub name: String,
     /// For people.
     pub detail: String,
 }
+
+/// Name of the reason that a relationship is not healthy.
+pub(crate) const RELATIONSHIP_UNHEALTHY: &str = "relationship_unhealthy";
 
 impl Reason {
     pub(crate) fn new(name: &str, detail: impl Into<String>) -> Self {

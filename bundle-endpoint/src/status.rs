@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::Readiness;
+use crate::health::{RELATIONSHIP_UNHEALTHY, Readiness};
 
 /// The whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -189,6 +189,8 @@ impl Status {
     /// What an operator has to look at, one sentence each; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
         let readiness = self.readiness.reasons.iter().chain(&self.readiness.degraded);
+        // Relationships are all told below.
+        let readiness = readiness.filter(|reason| reason.name != RELATIONSHIP_UNHEALTHY);
         let own = readiness.map(|reason| format!("{}: {}", reason.name, reason.detail));
         let foreign =
             self.relationships.iter().filter(|relationship| !relationship.healthy).map(|relationship| {

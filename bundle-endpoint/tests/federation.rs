@@ -16,7 +16,7 @@ use entente_proto::link::v1::offer_outcome::Outcome;
 use entente_proto::link::v1::plugin_message::Message;
 use entente_proto::link::v1::relationship::Mode;
 use entente_proto::link::v1::{PendingRemoval, PendingRemovals, Relationship, ServerApi};
-use support::endpoint::{Endpoint, KEYLESS};
+use support::endpoint::{Endpoint, KEYLESS, published};
 use support::eventually;
 use support::fetching::{PATIENT, QUICK, federate, linked};
 use support::foreign::{Foreign, Says};
@@ -50,6 +50,27 @@ async fn a_good_bundle_is_offered_under_the_configured_name_and_then_held() {
     endpoint.counts("offers_total{outcome=\"set\"}", 1).await;
     endpoint.counts("sequence_number{trust_domain=\"b.test\"}", 1).await;
     assert!(plugin.no_offer());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_unhealthy_relationship_is_named_by_ready_which_stays_ready() {
+    let endpoint = Endpoint::start(KEYLESS, PATIENT).await;
+    let (_own, mut plugin) = published(&endpoint).await;
+    assert!(endpoint.ready().await.1.degraded.is_empty());
+    let authority = TestAuthority::new("b.test");
+    let foreign = Foreign::honest(&authority).await;
+    federate(&plugin, &authority, &foreign).await;
+    let offer = plugin.next_offer().await;
+    let (status, readiness) = endpoint.ready().await;
+    assert_eq!((status, readiness.ready), (200, true), "the own bundle is served all the same");
+    assert_eq!(readiness.degraded[0].name, "relationship_unhealthy");
+    assert_eq!(readiness.degraded[0].detail, "b.test: SPIRE holds no bundle yet");
+    let problems = endpoint.status().await.problems();
+    assert_eq!(problems, ["b.test: SPIRE holds no bundle yet"], "told once");
+
+    plugin.answer(&offer, Outcome::Set, "").await;
+    plugin.holds("b.test", Some(&Bundle::try_from(offer.bundle.as_ref().unwrap()).unwrap())).await;
+    eventually("all is well", || async { endpoint.ready().await.1.degraded.is_empty().then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -104,10 +125,8 @@ async fn an_endpoint_of_another_domain_or_our_own_is_authenticated_with_that_dom
         let says = Says::Document(document::render(&served.bundle_with(Some(4), None)));
         let foreign = Foreign::new(&server.svid("/spire/server").build(), says).await;
         plugin.holds(endpoints_domain, Some(&server.bundle())).await;
-        let relationship = entente_proto::link::v1::Relationship {
-            trust_domain: "b.test".into(),
-            ..spiffe(endpoints_domain, &foreign.url())
-        };
+        let relationship =
+            Relationship { trust_domain: "b.test".into(), ..spiffe(endpoints_domain, &foreign.url()) };
         plugin.relationships(vec![relationship]).await;
         let offer = plugin.next_offer().await;
         assert_eq!(

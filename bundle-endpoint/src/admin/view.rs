@@ -12,7 +12,7 @@ use rustls_pki_types::UnixTime;
 use crate::federation::relationship::EndpointProfile;
 use crate::federation::table::{RelationshipState, RelationshipTable};
 use crate::handler::BundleHandler;
-use crate::health::{Readiness, Reason};
+use crate::health::{RELATIONSHIP_UNHEALTHY, Readiness, Reason};
 use crate::identity::Identity;
 use crate::link::{Hub, LinkInfo, Offer, Outcome, SpireState};
 use crate::metrics::{DomainNumbers, Metrics};
@@ -25,6 +25,9 @@ use crate::time::{unix_now, unix_seconds};
 
 /// An offer that the plugin has not answered is no trouble for so long.
 const OFFER_PATIENCE_SECONDS: u64 = 30;
+
+/// In the answer of `/ready`, which is asked for every few seconds.
+const MOST_UNHEALTHY_LISTED: usize = 20;
 
 /// The parts that are shown.
 pub(crate) struct View {
@@ -57,6 +60,7 @@ impl View {
             list.push(Reason::new("link_down", "no plugin is linked: changes of the bundle cannot arrive"));
         }
         let spire = self.hub.spire();
+        degraded.extend(self.unhealthy(&spire));
         degraded.extend(spire.troubles.into_iter().map(|trouble| Reason::new("spire_api", trouble)));
         // A task that ended holds a sender: then nothing would ever change again, and nobody would notice.
         if self.published.has_changed().is_err() {
@@ -98,11 +102,31 @@ impl View {
     }
 
     /// Those that are followed, and those that the plugin has declared and cannot say more about.
-    fn foreign(&self, spire: &SpireState, now: UnixTime) -> Vec<RelationshipStatus> {
+    fn states(&self, spire: &SpireState) -> BTreeMap<TrustDomain, RelationshipState> {
         let of = |state: RelationshipState| (state.relationship.trust_domain.clone(), state);
         let declared = spire.declared.values().map(RelationshipState::new);
-        let all: BTreeMap<_, _> = declared.chain(self.relationships.snapshot()).map(of).collect();
-        all.values().map(|state| self.relationship(state, spire, now)).collect()
+        declared.chain(self.relationships.snapshot()).map(of).collect()
+    }
+
+    fn foreign(&self, spire: &SpireState, now: UnixTime) -> Vec<RelationshipStatus> {
+        self.states(spire).values().map(|state| self.relationship(state, spire, now)).collect()
+    }
+
+    /// The first of those that are not healthy; we serve all the same.
+    fn unhealthy(&self, spire: &SpireState) -> Vec<Reason> {
+        let now = unix_now();
+        let states = self.states(spire);
+        let mut troubles = states.iter().filter_map(|(trust_domain, state)| {
+            let held = self.hub.held.current(trust_domain).bundle;
+            let trouble = spire.unusable.clone().or_else(|| trouble(state, held.as_deref(), now))?;
+            Some(Reason::new(RELATIONSHIP_UNHEALTHY, format!("{trust_domain}: {trouble}")))
+        });
+        let mut listed: Vec<_> = troubles.by_ref().take(MOST_UNHEALTHY_LISTED).collect();
+        let more = troubles.count();
+        if more > 0 {
+            listed.push(Reason::new(RELATIONSHIP_UNHEALTHY, format!("and {more} more, see /status")));
+        }
+        listed
     }
 
     fn own(&self, now: UnixTime) -> OwnStatus {
