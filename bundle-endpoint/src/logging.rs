@@ -1,10 +1,9 @@
-//! Logs to stderr as text or JSON, and the brake on lines that a stranger could provoke without end.
+//! Logs to stderr as text or JSON.
 
 use std::error::Error;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+pub(crate) use entente_bounds::Throttle;
 use entente_bundle::causes::causes;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
@@ -52,54 +51,4 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
             false => format!("{text}: {next}"),
         }
     })
-}
-
-/// Lets one line through per interval, so that a port scan cannot fill a disk; metrics count the rest.
-#[derive(Debug)]
-pub(crate) struct Throttle {
-    interval: Duration,
-    state: Mutex<ThrottleState>,
-}
-
-#[derive(Debug, Default)]
-struct ThrottleState {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl Throttle {
-    pub(crate) const fn new(interval: Duration) -> Self {
-        Self { interval, state: Mutex::new(ThrottleState { last: None, suppressed: 0 }) }
-    }
-
-    /// `Some` when this line may be written, with how many were held back since the one before.
-    pub(crate) fn pass(&self) -> Option<u64> {
-        self.pass_at(Instant::now())
-    }
-
-    fn pass_at(&self, now: Instant) -> Option<u64> {
-        let mut state = crate::lock(&self.state);
-        if state.last.is_some_and(|last| now.duration_since(last) < self.interval) {
-            state.suppressed += 1;
-            return None;
-        }
-        state.last = Some(now);
-        Some(std::mem::take(&mut state.suppressed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_line_passes_per_interval_and_says_how_many_were_held_back() {
-        let throttle = Throttle::new(Duration::from_secs(10));
-        let start = Instant::now();
-        assert_eq!(throttle.pass_at(start), Some(0));
-        assert_eq!(throttle.pass_at(start + Duration::from_secs(1)), None);
-        assert_eq!(throttle.pass_at(start + Duration::from_secs(2)), None);
-        assert_eq!(throttle.pass_at(start + Duration::from_secs(10)), Some(2));
-        assert_eq!(throttle.pass_at(start + Duration::from_secs(20)), Some(0));
-    }
 }

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use entente_bounds::{FreePlace, Place, Places, Throttle};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use self::places::{Place, Places};
-use crate::logging::Throttle;
+use self::handshake::Secured;
+use self::places::ListenerPlaces;
 use crate::metrics::Metrics;
 
 mod handshake;
@@ -30,9 +30,15 @@ pub(crate) use places::share_of_files;
 /// Between two lines of one kind about one listener.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// From the accepted connection to the end of the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same while strangers hold more than half of the places: whoever means it needs less, and the others make room sooner.
+const CROWDED_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What answers the requests of a listener.
 pub(crate) trait Respond: Clone + Send + Sync + 'static {
-    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
 
     fn respond(
         &self,
@@ -44,7 +50,7 @@ impl<S, F, B> Respond for S
 where
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     type Body = B;
 
@@ -75,7 +81,7 @@ struct Shared {
     transport: Transport,
     metrics: Arc<Metrics>,
     http: auto::Builder<TokioExecutor>,
-    places: Arc<Places>,
+    places: ListenerPlaces,
     /// For lines that are our trouble.
     troubles: Throttle,
     /// For lines that are a stranger's doing; they must not drown the others.
@@ -92,17 +98,18 @@ impl Listener {
             transport,
             metrics,
             http: http::builder(),
-            places: Places::new(places),
+            places: ListenerPlaces::new(places),
             troubles: Throttle::new(LINE_INTERVAL),
             complaints: Throttle::new(LINE_INTERVAL),
             stop: stop.clone(),
         });
         let tasks = TaskTracker::new();
         let accepting = async {
-            while let Some(permit) = shared.free_place().await {
+            let door = shared.door();
+            while let Some(free) = shared.free_place(door).await {
                 match tcp.accept().await {
                     Ok((stream, peer)) => {
-                        if let Some(place) = shared.place_for(peer, permit) {
+                        if let Some(place) = shared.place_for(door, peer, free) {
                             let (shared, respond) = (Arc::clone(&shared), respond.clone());
                             tasks.spawn(async move { shared.connection(stream, peer, place, respond).await });
                         }
@@ -119,20 +126,28 @@ impl Listener {
 }
 
 impl Shared {
+    /// Where a connection is placed first.
+    fn door(&self) -> &Arc<Places> {
+        match self.transport {
+            Transport::Plain => &self.places.established,
+            Transport::Tls(_) => &self.places.handshakes,
+        }
+    }
+
     /// Whoever comes while there is none waits in the kernel's queue; limits on time make places free.
-    async fn free_place(&self) -> Option<OwnedSemaphorePermit> {
-        if let Some(permit) = self.places.try_free() {
-            return Some(permit);
+    async fn free_place(&self, places: &Places) -> Option<FreePlace> {
+        if let Some(free) = places.try_free() {
+            return Some(free);
         }
         self.metrics.connection_refused("listener_full");
         if let Some(suppressed) = self.troubles.pass() {
             warn!(listener = self.name, reason = "listener_full", suppressed, "connections have to wait");
         }
-        self.places.free().await
+        places.free().await
     }
 
-    fn place_for(&self, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Option<Place> {
-        let place = self.places.take(peer.ip(), permit);
+    fn place_for(&self, places: &Arc<Places>, peer: SocketAddr, free: FreePlace) -> Option<Place> {
+        let place = places.take(peer.ip(), free);
         if place.is_none() {
             let reason = "too_many_of_address";
             self.metrics.connection_refused(reason);
@@ -158,14 +173,37 @@ impl Shared {
         // An answer is one small write; waiting to fill a packet only delays it.
         let _ = stream.set_nodelay(true);
         match &self.transport {
-            Transport::Plain => http::serve(stream, peer, self, respond).await,
+            Transport::Plain => {
+                Box::pin(http::serve(stream, peer, self, respond)).await;
+                drop(place);
+            }
             Transport::Tls(tls) => {
-                let handshake = tls.handshake(stream, peer, &self.name, &self.metrics);
-                if let Some(Some(stream)) = self.stop.run_until_cancelled(handshake).await {
-                    http::serve(stream, peer, self, respond).await;
+                let secured = self.secure(tls, stream, peer, place);
+                if let Some(Some((stream, place))) = self.stop.run_until_cancelled(secured).await {
+                    // Apart, because it is large, and most of the connections of an attack never come so far.
+                    Box::pin(http::serve(stream, peer, self, respond)).await;
+                    drop(place);
                 }
             }
         }
-        drop(place);
+    }
+
+    /// The handshake, and a place for what comes after it.
+    async fn secure(
+        &self,
+        tls: &Tls,
+        stream: TcpStream,
+        peer: SocketAddr,
+        begun: Place,
+    ) -> Option<(Secured, Place)> {
+        let crowded = self.places.handshakes.is_crowded();
+        let patience = if crowded { CROWDED_HANDSHAKE_TIMEOUT } else { HANDSHAKE_TIMEOUT };
+        let stream = tls.handshake(stream, peer, patience, &self.name, &self.metrics).await?;
+        // Who waits keeps the first place: when those are all taken nobody is accepted any more.
+        let established = &self.places.established;
+        let free = timeout(HANDSHAKE_TIMEOUT, self.free_place(established)).await.ok()??;
+        let place = self.place_for(established, peer, free)?;
+        drop(begun);
+        Some((stream, place))
     }
 }

@@ -22,7 +22,8 @@ use support::eventually;
 use support::foreign::{Foreign, Says};
 use support::plugin::{FakePlugin, spiffe};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -135,6 +136,47 @@ async fn a_bad_configuration_stops_it_with_file_line_and_key() {
     assert_eq!(code(&output), Some(1));
     assert!(text(&output.stderr).contains("/nowhere.toml"));
     assert_eq!(code(&run(&["serve"]).await), Some(2));
+}
+
+/// The most that was ever resident.
+fn peak_kib(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_storm_of_half_open_handshakes_costs_little_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = serve(Path::new(&write(&dir, "good.toml", config_text(&dir, KEYLESS, "")))).await;
+    let before = peak_kib(&served.child);
+    // Most of a message of 65 520 bytes, from eight addresses.
+    let mut message = vec![0x01, 0x00, 0xff, 0xf0];
+    message.resize(60_000, 0);
+    let record = |part: &[u8]| {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        [&[0x16, 0x03, 0x01], length.as_slice(), part].concat()
+    };
+    let hello: Arc<Vec<u8>> = Arc::new(message.chunks(4_000).flat_map(record).collect());
+    let storm: Vec<_> = (0..700_u32)
+        .map(|number| {
+            let (address, hello) = (served.public, Arc::clone(&hello));
+            tokio::spawn(async move {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind(format!("127.0.0.{}:0", 2 + number % 8).parse().unwrap()).unwrap();
+                let mut tcp = socket.connect(address).await?;
+                tcp.write_all(&hello).await?;
+                tcp.read_to_end(&mut Vec::new()).await
+            })
+        })
+        .collect();
+    for connection in storm {
+        // An alert, an end or a reset.
+        let _ = timeout(Duration::from_secs(60), connection).await.expect("an end").unwrap();
+    }
+    let grown = peak_kib(&served.child) - before;
+    assert!(grown < 16 << 10, "{grown} KiB more");
+    assert_eq!(plain(served.admin, "/live").await.unwrap().status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

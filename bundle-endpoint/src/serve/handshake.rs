@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use entente_bounds::Throttle;
 use entente_bundle::causes::causes;
-use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::{InvalidMessage, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Join, Take, join};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -17,14 +19,17 @@ use tracing::{debug, info, warn};
 
 use crate::identity::Identity;
 use crate::link::SignError;
-use crate::logging::Throttle;
 use crate::metrics::Metrics;
 
-/// From the accepted connection to the end of the handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a peer may send before its handshake is done. With the largest key shares it is a quarter; TLS allows four times as
+/// much, and all of that would lie in memory while the rest is awaited.
+const MAX_HANDSHAKE_BYTES: u64 = 16 << 10;
 
-/// For somebody who does not speak TLS to read what we have to say.
+/// For somebody who is turned away to read why.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// So many KiB of somebody who is turned away are still read.
+const FAREWELL_KIB: usize = 256;
 
 /// Content type of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -35,6 +40,12 @@ const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Content-Length: 48\r\n\
     \r\n\
     Client sent an HTTP request to an HTTPS server.\n";
+
+/// A connection whose peer may send only so much until its handshake is done.
+type Limited = Join<Take<OwnedReadHalf>, OwnedWriteHalf>;
+
+/// A connection after its handshake.
+pub(super) type Secured = TlsStream<Limited>;
 
 /// The TLS side of one listener.
 pub(crate) struct Tls {
@@ -55,6 +66,8 @@ enum Failure {
     PlainHttp,
     /// The peer was gone or too slow.
     Silent { reason: &'static str },
+    /// The peer sent more than a handshake needs.
+    TooLarge,
     /// TLS said no.
     Tls(io::Error),
 }
@@ -72,14 +85,15 @@ impl Tls {
     }
 
     /// `None` when there was no handshake; that is logged and counted here.
-    pub(crate) async fn handshake(
+    pub(super) async fn handshake(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
+        patience: Duration,
         listener: &str,
         metrics: &Metrics,
-    ) -> Option<TlsStream<TcpStream>> {
-        let accepted = timeout(HANDSHAKE_TIMEOUT, self.accept(stream)).await;
+    ) -> Option<Secured> {
+        let accepted = timeout(patience, self.accept(stream)).await;
         match accepted.unwrap_or(Err(Failure::Silent { reason: "timeout" })) {
             Ok(stream) => {
                 metrics.handshake(listener, "ok");
@@ -95,7 +109,7 @@ impl Tls {
         }
     }
 
-    async fn accept(&self, mut stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
+    async fn accept(&self, mut stream: TcpStream) -> Result<Secured, Failure> {
         let mut first = [0];
         match stream.peek(&mut first).await {
             Ok(0) => return Err(Failure::Silent { reason: "closed" }),
@@ -104,21 +118,39 @@ impl Tls {
         }
         let [first] = first;
         if first == TLS_HANDSHAKE {
-            return match self.acceptor.accept(stream).into_fallible().await {
-                Ok(stream) => Ok(stream),
-                Err((error, stream)) => {
-                    if sign_error(&error).is_some() {
-                        alert_internal_error(stream).await;
-                    }
-                    Err(Failure::Tls(error))
-                }
-            };
+            return self.accept_tls(stream).await;
         }
         if speaks_http(&mut stream).await {
-            answer_plain_http(stream).await;
+            say_farewell(stream, PLAIN_HTTP_ANSWER).await;
             return Err(Failure::PlainHttp);
         }
         Err(Failure::NotTls { first })
+    }
+
+    async fn accept_tls(&self, stream: TcpStream) -> Result<Secured, Failure> {
+        let (reading, writing) = stream.into_split();
+        let limited = join(reading.take(MAX_HANDSHAKE_BYTES), writing);
+        match self.acceptor.accept(limited).into_fallible().await {
+            Ok(mut stream) => {
+                stream.get_mut().0.reader_mut().set_limit(u64::MAX);
+                Ok(stream)
+            }
+            Err((error, mut stream)) => {
+                // Where we read no further rustls saw an end.
+                let cut = error.kind() == io::ErrorKind::UnexpectedEof && stream.reader().limit() == 0;
+                let too_large = cut || tls_error(&error) == Some(TOO_LARGE);
+                let signature = sign_error(&error).is_some();
+                let alert: &[u8] = match (too_large, signature) {
+                    (true, _) => &DECODE_ERROR_ALERT,
+                    (false, true) => &INTERNAL_ERROR_ALERT,
+                    // Where there is something to say, rustls has said it.
+                    (false, false) => &[],
+                };
+                stream.reader_mut().set_limit(u64::MAX);
+                say_farewell(stream, alert).await;
+                Err(if too_large { Failure::TooLarge } else { Failure::Tls(error) })
+            }
+        }
     }
 
     fn failed(&self, failure: &Failure, peer: SocketAddr, listener: &str, metrics: &Metrics) {
@@ -136,7 +168,7 @@ impl Tls {
             }
             Failure::Tls(error) => Some(error.to_string()),
             Failure::NotTls { first } => Some(format!("the first byte is {first:#04x}")),
-            Failure::PlainHttp | Failure::Silent { .. } => None,
+            Failure::PlainHttp | Failure::Silent { .. } | Failure::TooLarge => None,
         };
         match self.strangers.pass() {
             Some(suppressed) => {
@@ -175,12 +207,13 @@ impl Failure {
             Self::NotTls { .. } => return "not_tls",
             Self::PlainHttp => return "plain_http",
             Self::Silent { reason } => return reason,
+            Self::TooLarge => return "too_large",
             Self::Tls(error) => error,
         };
         if sign_error(error).is_some() {
             return "no_signature";
         }
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        match tls_error(error) {
             // Before a handshake is done, rustls' server says this only when the resolver had no certificate.
             Some(rustls::Error::General(_)) => "no_identity",
             Some(rustls::Error::AlertReceived(_)) => "peer_alert",
@@ -195,22 +228,27 @@ impl Failure {
     }
 }
 
+/// The only refusal of a message for which rustls sends no alert.
+const TOO_LARGE: &rustls::Error = &rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 fn sign_error(error: &io::Error) -> Option<&SignError> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// A fatal `internal_error` in the clear.
-const INTERNAL_ERROR_ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0, 2, 2, 80];
-
 // rustls sends no alert when a signer fails. The client has our ServerHello by then and would rather see an encrypted one,
 // but nothing encrypted came before, so it must look at one in the clear; whoever does not ends the handshake all the same.
-async fn alert_internal_error(mut stream: TcpStream) {
-    let farewell = async {
-        stream.write_all(&INTERNAL_ERROR_ALERT).await?;
-        stream.shutdown().await
-    };
-    // The connection is lost either way.
-    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+const INTERNAL_ERROR_ALERT: [u8; 7] = fatal_alert(80);
+
+/// A message is longer than it may be.
+const DECODE_ERROR_ALERT: [u8; 7] = fatal_alert(50);
+
+/// In the clear.
+const fn fatal_alert(description: u8) -> [u8; 7] {
+    [0x15, 0x03, 0x03, 0, 2, 2, description]
 }
 
 // An upper-case letter may begin a request; the rest of the method decides.
@@ -224,20 +262,20 @@ async fn speaks_http(stream: &mut TcpStream) -> bool {
     }
 }
 
-async fn answer_plain_http(mut stream: TcpStream) {
+// Closing with unread bytes would reset the connection and could take the last word with it.
+async fn say_farewell(mut stream: impl AsyncRead + AsyncWrite + Unpin, word: &[u8]) {
     let farewell = async {
-        stream.write_all(PLAIN_HTTP_ANSWER).await?;
+        stream.write_all(word).await?;
         stream.shutdown().await?;
-        // Closing with unread bytes would reset the connection and could take the answer with it.
         let mut rest = [0; 1024];
-        for _ in 0..64 {
+        for _ in 0..FAREWELL_KIB {
             if stream.read(&mut rest).await? == 0 {
                 break;
             }
         }
         Ok::<_, io::Error>(())
     };
-    // Whoever cannot wait for the answer does not get it.
+    // Whoever cannot wait for it does not get it.
     let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
 }
 

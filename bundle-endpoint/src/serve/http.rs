@@ -10,7 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ::http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version};
 use entente_bundle::causes::causes;
+use http_body_util::{Either, Full};
+use hyper::body::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -70,8 +74,18 @@ where
         let activity = Arc::clone(&activity);
         move |request| {
             activity.note();
-            let response = respond.respond(request);
-            async move { Ok::<_, Infallible>(response.await) }
+            let response = if names_its_host(&request) {
+                Either::Right(respond.respond(request))
+            } else {
+                refused("host", None, peer, shared);
+                Either::Left(no_host())
+            };
+            async move {
+                Ok::<_, Infallible>(match response {
+                    Either::Left(refusal) => refusal.map(Either::Left),
+                    Either::Right(response) => response.await.map(Either::Right),
+                })
+            }
         }
     });
     let mut conn = pin!(shared.http.serve_connection(TokioIo::new(stream), service));
@@ -104,6 +118,20 @@ where
             None => debug!(listener = shared.name, %peer, error = &*error, "connection ended"),
         }
     }
+}
+
+// RFC 9112 3.2: exactly one, however the target is written. What stands in it is nothing to us.
+fn names_its_host<B>(request: &Request<B>) -> bool {
+    request.version() != Version::HTTP_11 || request.headers().get_all(HOST).iter().count() == 1
+}
+
+fn no_host() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from("a request of HTTP/1.1 has exactly one Host header\n"));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn refused(reason: &'static str, error: Option<&(dyn Error + 'static)>, peer: SocketAddr, shared: &Shared) {
