@@ -58,6 +58,37 @@ async fn a_user_id_that_is_not_allowed_is_refused_with_the_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_socket_file_that_was_removed_is_made_anew_and_links_live_on() {
+    let endpoint = Endpoint::keyless().await;
+    let path = endpoint.link_socket();
+    let _first = FakePlugin::link(&path).await;
+    is_linked(&endpoint, 1).await;
+    std::fs::remove_file(&path).unwrap();
+    eventually("the socket is there again", || async { path.exists().then_some(()) }).await;
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let _second = FakePlugin::link(&path).await;
+    is_linked(&endpoint, 2).await;
+    endpoint.stop().await;
+    assert!(!path.exists(), "the new one goes with the process");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_somebody_else_put_in_the_sockets_place_stays_until_it_is_moved_away() {
+    let endpoint = Endpoint::keyless().await;
+    let path = endpoint.link_socket();
+    std::fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    // Longer than from one look to the next.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+    other.accept().unwrap();
+    drop(other);
+    eventually("ours again", || async { UnixStream::connect(&path).await.ok() }).await;
+    let _plugin = FakePlugin::link(&path).await;
+    is_linked(&endpoint, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_socket_is_for_owner_and_group_only_and_goes_with_the_process() {
     let endpoint = Endpoint::keyless().await;
     let path = endpoint.link_socket();

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use entente_bounds::Throttle;
 use entente_proto::link::v1::link_server::LinkServer;
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -17,7 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -26,7 +27,7 @@ use tracing::{debug, error, warn};
 
 use super::{Hub, LinkService};
 use crate::address::UnixAddress;
-use crate::logging::Throttle;
+use crate::logging::chain;
 
 /// With what every HTTP/2 client begins (RFC 9113 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -45,6 +46,12 @@ const MAX_STREAMS: u32 = 4;
 
 /// A whole state of ten thousand relationships is a few MiB.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Between two looks whether the socket's file is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Between two lines about a file that cannot be made anew.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the socket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -92,22 +99,42 @@ pub(crate) struct LinkPeer {
 pub(crate) struct LinkSocket {
     listener: UnixListener,
     allowed_uids: Vec<u32>,
-    _file: SocketFile,
+    file: SocketFile,
 }
 
 /// Removes the file at the end, unless somebody else has put another one there.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
+    mark: FileMark,
+}
+
+/// By which a file is known again. Its number alone can be given to another one once it is removed.
+#[derive(Debug, PartialEq, Eq)]
+struct FileMark {
     device: u64,
     inode: u64,
+    created: Option<SystemTime>,
+}
+
+impl FileMark {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = std::fs::symlink_metadata(path)?;
+        Ok(Self { device: found.dev(), inode: found.ino(), created: found.created().ok() })
+    }
+}
+
+impl SocketFile {
+    fn is_ours(&self) -> bool {
+        FileMark::of(&self.path).is_ok_and(|found| found == self.mark)
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode);
-        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+        if self.is_ours()
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
             debug!(path = %self.path.display(), %error, "link socket not removed");
         }
     }
@@ -116,20 +143,10 @@ impl Drop for SocketFile {
 impl LinkSocket {
     /// Binds; a socket file that nobody answers on is replaced. Without `allowed_uids` our own and root may link.
     pub(crate) fn bind(address: &UnixAddress, allowed_uids: Option<Vec<u32>>) -> Result<Self, SocketError> {
-        let path = address.path();
         let own = rustix::process::geteuid().as_raw();
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        if !folder.is_dir() {
-            return Err(SocketError::NoFolder { folder: folder.to_owned(), uid: own });
-        }
-        let system = |source: io::Error| SocketError::System { path: path.to_owned(), source };
-        remove_stale(path)?;
-        let socket = private_socket(path).map_err(|error| system(error.into()))?;
-        let found = std::fs::symlink_metadata(path).map_err(system)?;
-        let file = SocketFile { path: path.to_owned(), device: found.dev(), inode: found.ino() };
-        let listener = UnixListener::from_std(socket.into()).map_err(system)?;
-        let allowed_uids = allowed_uids.unwrap_or_else(|| vec![own, 0]);
-        Ok(Self { listener, allowed_uids, _file: file })
+        let (listener, mark) = listen(address.path())?;
+        let file = SocketFile { path: address.path().to_owned(), mark };
+        Ok(Self { listener, allowed_uids: allowed_uids.unwrap_or_else(|| vec![own, 0]), file })
     }
 
     /// Serves until `stop`; returns when every stream has ended.
@@ -152,7 +169,7 @@ impl LinkSocket {
         served
     }
 
-    async fn accept(self, hub: Arc<Hub>, accepted: mpsc::Sender<io::Result<LinkStream>>) {
+    async fn accept(mut self, hub: Arc<Hub>, accepted: mpsc::Sender<io::Result<LinkStream>>) {
         let door = Door {
             hub,
             links: Arc::new(Semaphore::new(MAX_LINKS)),
@@ -160,8 +177,17 @@ impl LinkSocket {
             throttle: Throttle::new(Duration::from_secs(10)),
         };
         let door = Arc::new(door);
+        let mut looks = interval(LOOK_INTERVAL);
+        let complaints = Throttle::new(COMPLAINT_INTERVAL);
         loop {
-            match self.listener.accept().await {
+            let connection = tokio::select! {
+                connection = self.listener.accept() => connection,
+                _ = looks.tick() => {
+                    self.repair(&complaints);
+                    continue;
+                }
+            };
+            match connection {
                 Ok((stream, _)) => {
                     let peer = self.peer(&stream);
                     if let Some(permit) = door.admit(peer) {
@@ -175,6 +201,27 @@ impl LinkSocket {
                         error!(%error, suppressed, "link socket cannot accept");
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// A socket without its file cannot be dialled: when the file is gone, another one is made.
+    fn repair(&mut self, complaints: &Throttle) {
+        if self.file.is_ours() {
+            return;
+        }
+        let path = self.file.path.display();
+        match listen(&self.file.path) {
+            Ok((listener, mark)) => {
+                warn!(%path, "link socket was removed, made anew");
+                self.listener = listener;
+                self.file.mark = mark;
+            }
+            Err(error) => {
+                if let Some(suppressed) = complaints.pass() {
+                    let error = chain(&error);
+                    error!(%path, error, suppressed, "link socket was removed and cannot be made anew");
                 }
             }
         }
@@ -238,6 +285,19 @@ impl Door {
             warn!(uid = peer.uid, pid = peer.pid, reason, detail, suppressed, "link refused");
         }
     }
+}
+
+fn listen(path: &Path) -> Result<(UnixListener, FileMark), SocketError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        let uid = rustix::process::geteuid().as_raw();
+        return Err(SocketError::NoFolder { folder: folder.to_owned(), uid });
+    }
+    let system = |source: io::Error| SocketError::System { path: path.to_owned(), source };
+    remove_stale(path)?;
+    let socket = private_socket(path).map_err(|error| system(error.into()))?;
+    let mark = FileMark::of(path).map_err(system)?;
+    Ok((UnixListener::from_std(socket.into()).map_err(system)?, mark))
 }
 
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
