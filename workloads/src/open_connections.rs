@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use entente_bounds::Place;
 use entente_bundle::{Authorizer, BundleSet, SpiffeId, SvidError, svid};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
@@ -88,7 +89,7 @@ impl OpenConnections {
         self.verify(&chain, UnixTime::now())?;
         let end = Box::pin(tokio::time::sleep(age.unwrap_or(NEVER)));
         let closed = Box::pin(close.cancelled_owned());
-        Ok(Guarded { io, peer, closed, end, permit: None, tls_failure: Arc::default(), _guard: guard })
+        Ok(Guarded { io, peer, closed, end, place: None, tls_failure: Arc::default(), _guard: guard })
     }
 
     /// Verifies every open connection's peer again, and closes those that would be refused now.
@@ -151,7 +152,7 @@ pub(crate) struct Guarded<S> {
     peer: Peer,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     end: Pin<Box<Sleep>>,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     tls_failure: Arc<OnceLock<rustls::Error>>,
     _guard: Guard,
 }
@@ -168,10 +169,10 @@ impl<S> Guarded<S> {
         self.tls_failure.clone()
     }
 
-    /// Gives `permit` back when the connection ends.
+    /// Gives `place` back when the connection ends.
     #[must_use]
-    pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
-        self.permit = Some(permit);
+    pub(crate) fn holding(mut self, place: Place) -> Self {
+        self.place = Some(place);
         self
     }
 

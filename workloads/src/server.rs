@@ -118,6 +118,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Server
         connections: connections.clone(),
         handshake_timeout: options.handshake_timeout,
         age_limit: options.max_connection_age.saturating_add(AGE_GRACE),
+        bounds: Arc::default(),
     };
     let announced = CancellationToken::new();
     let mut tasks = JoinSet::new();

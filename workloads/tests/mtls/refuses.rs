@@ -9,7 +9,7 @@ use entente_workload_identity::testing::Update;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -180,6 +180,29 @@ async fn a_client_that_connects_and_says_nothing() {
         let closed = timeout(DEADLINE, tcp.read(&mut [0])).await.unwrap();
         assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
     }
+}
+
+#[tokio::test]
+async fn a_crowd_of_one_address_that_says_nothing_and_its_noise() {
+    let rig = Rig::federated();
+    let server = rig.server(&[]).await.serving().await;
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(TcpStream::connect(server.address()).await.unwrap());
+    }
+    server.program.stderr.lines_with(30, "reason=\"too_many\"").await;
+    let warned = |line: &String| line.contains(" WARN ") && line.contains("too_many");
+    let warnings = server.program.stderr.all().into_iter().filter(warned).count();
+    assert!(warnings <= 2, "{warnings} warnings");
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let tcp = other.connect(server.address().parse().unwrap()).await.unwrap();
+    let slot = Arc::new(CertificateSlot::default());
+    slot.set(rig.client_svid().certified_key());
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    TlsConnector::from(Arc::new(trusting(&rig, Some(slot)))).connect(name, tcp).await.unwrap();
+    drop(crowd);
+    still_greets(&rig, &server).await;
 }
 
 #[tokio::test]
