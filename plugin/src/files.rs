@@ -1,17 +1,13 @@
 //! Files that the operator names: certificates of a private web authority, bootstrap bundles.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use entente_bounds as bounds;
 use entente_bundle::{
     AuthorityError, Bundle, DocumentError, DocumentLimits, TrustDomain, X509Authority, document,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
-
-/// Largest file that is read: a bundle of hundreds of authorities fits.
-const MAX_FILE: u64 = 1 << 20;
 
 /// Why a file cannot be used. Each text names the file.
 #[derive(Debug, thiserror::Error)]
@@ -22,28 +18,24 @@ pub(crate) enum FileError {
     Document { path: PathBuf, source: DocumentError },
     #[error("{} holds no certificate in PEM form", path.display())]
     NoCertificate { path: PathBuf },
-    #[error("{} is no regular file", path.display())]
-    NotAFile { path: PathBuf },
     #[error("{} holds no X.509 authority", path.display())]
     NoX509Authority { path: PathBuf },
     #[error("{} is no PEM file: {source}", path.display())]
     Pem { path: PathBuf, source: pem::Error },
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} is larger than {MAX_FILE} bytes", path.display())]
-    TooLarge { path: PathBuf },
+    #[error(transparent)]
+    Read(#[from] bounds::FileError),
 }
 
 impl FileError {
     /// True when the file may simply not be there yet.
     pub(crate) fn is_missing(&self) -> bool {
-        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        matches!(self, Self::Read(error) if error.is_missing())
     }
 }
 
 /// PEM text with at least one certificate in it.
 pub(crate) fn read_certificates(path: &Path) -> Result<String, FileError> {
-    let bytes = read(path)?;
+    let bytes = bounds::read_file(path)?;
     certificates(path, &bytes)?;
     // Cannot fail: PEM of certificates was found; what stands around it need not be text.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -51,7 +43,7 @@ pub(crate) fn read_certificates(path: &Path) -> Result<String, FileError> {
 
 /// A bundle to begin with: a SPIFFE bundle document, or certificates as PEM (FED 5.2.2.2 allows more forms than the document).
 pub(crate) fn read_bundle(path: &Path, trust_domain: &TrustDomain) -> Result<Bundle, FileError> {
-    let bytes = read(path)?;
+    let bytes = bounds::read_file(path)?;
     let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let bundle = if is_json {
         document::parse(&bytes, trust_domain, &DocumentLimits::default())
@@ -87,20 +79,6 @@ fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>
     Ok(found)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, FileError> {
-    let failed = |source| FileError::Read { path: path.into(), source };
-    // A named pipe or a device could block for ever.
-    if !path.metadata().map_err(failed)?.is_file() {
-        return Err(FileError::NotAFile { path: path.into() });
-    }
-    let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(FileError::TooLarge { path: path.into() });
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +92,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bundle");
         assert!(read_bundle(&path, &a_test()).unwrap_err().is_missing());
-        assert!(matches!(read_bundle(folder.path(), &a_test()), Err(FileError::NotAFile { .. })));
+        assert!(matches!(read_bundle(folder.path(), &a_test()), Err(FileError::Read(_))));
         for (text, expected) in [
             ("", "holds no certificate"),
             ("{", "is no SPIFFE bundle document"),
@@ -125,7 +103,5 @@ mod tests {
             let error = read_bundle(&path, &a_test()).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("bundle"), "{error}");
         }
-        std::fs::write(&path, " ".repeat(MAX_FILE as usize + 1)).unwrap();
-        assert!(matches!(read_bundle(&path, &a_test()), Err(FileError::TooLarge { .. })));
     }
 }
