@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use entente_proto::spire::hostservice::common::metrics::v1::{IncrCounterRequest, Label};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::state::Shared;
 
@@ -82,10 +82,17 @@ impl Counters {
     }
 }
 
+fn tell_held_back(shared: &Shared) {
+    for (kind, held_back) in shared.endpoint_lines.reopened(Instant::now()) {
+        warn!(kind = kind.word(), held_back, "warnings about the bundle endpoint were held back");
+    }
+}
+
 /// Hands the numbers on until the plugin stops.
 pub(crate) async fn run(shared: &Shared) {
     loop {
         tokio::time::sleep(INTERVAL).await;
+        tell_held_back(shared);
         for (counter, count) in shared.counters.take() {
             let (label, value) = counter.label();
             debug!(counter = counter.name(), count, label, value, "counted");

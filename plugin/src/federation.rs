@@ -22,6 +22,7 @@ use tracing::{Instrument, debug, error, info, warn};
 use crate::counters::Counter;
 use crate::hclog::chain;
 use crate::pending_removals::Cause;
+use crate::rate_limit::LineKind;
 use crate::relationships::{self, Mode};
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
@@ -173,7 +174,7 @@ impl Federation {
 
     fn turn_away(&self, message: &link::OfferedBundle, verdict: Verdict, replies: &Replies) {
         // One subject for all strangers: the endpoint chooses their names.
-        let reply = self.tell("undeclared", message, &verdict);
+        let reply = self.tell(LineKind::StrangerOffer, "undeclared", message, &verdict);
         // Nobody waits where the endpoint does not read: it offers again when it hears nothing.
         let _ = replies.try_send(reply);
     }
@@ -183,7 +184,7 @@ impl Federation {
             let worker = Worker { shared: &self.shared, trust_domain: &trust_domain };
             let decided = AssertUnwindSafe(worker.decide(&offer.message)).catch_unwind().await;
             let verdict = decided.unwrap_or(Verdict::Failed(Failure::Panicked));
-            let reply = self.tell(trust_domain.as_str(), &offer.message, &verdict);
+            let reply = self.tell(LineKind::Offer, trust_domain.as_str(), &offer.message, &verdict);
             // A link that is gone offers again when it is back.
             let _ = offer.replies.send(reply).await;
             tokio::time::sleep(PACE).await;
@@ -199,10 +200,16 @@ impl Federation {
     }
 
     /// Counts always, logs what is new.
-    fn tell(&self, subject: &str, offer: &link::OfferedBundle, verdict: &Verdict) -> link::PluginMessage {
+    fn tell(
+        &self,
+        kind: LineKind,
+        subject: &str,
+        offer: &link::OfferedBundle,
+        verdict: &Verdict,
+    ) -> link::PluginMessage {
         self.shared.counters.add(Counter::Offers { outcome: verdict.word() });
         let reason = verdict.reason();
-        self.log(subject, offer, verdict, &reason);
+        self.log(kind, subject, offer, verdict, &reason);
         let outcome = link::OfferOutcome {
             trust_domain: offer.trust_domain.clone(),
             offer_id: offer.offer_id,
@@ -212,7 +219,14 @@ impl Federation {
         link::PluginMessage { message: Some(link::plugin_message::Message::OfferOutcome(outcome)) }
     }
 
-    fn log(&self, subject: &str, offer: &link::OfferedBundle, verdict: &Verdict, reason: &str) {
+    fn log(
+        &self,
+        kind: LineKind,
+        subject: &str,
+        offer: &link::OfferedBundle,
+        verdict: &Verdict,
+        reason: &str,
+    ) {
         let lines = &self.shared.endpoint_lines;
         let trust_domain: String = offer.trust_domain.chars().take(255).collect();
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,13 +235,13 @@ impl Federation {
         }
         match verdict {
             Verdict::Set | Verdict::Unchanged => {
-                if lines.may_detail() {
+                if lines.may_detail(kind) {
                     debug!(trust_domain, outcome = verdict.word(), "offered bundle handled");
                 }
             }
             // What is held back now counts as not told, and so is told later.
-            _ if repeats.is_repeat(subject, reason) || !lines.may_warn() => {
-                if lines.may_detail() {
+            _ if repeats.is_repeat(subject, reason) || !lines.may_warn(kind) => {
+                if lines.may_detail(kind) {
                     debug!(trust_domain, reason, "offered bundle not set again");
                 }
             }

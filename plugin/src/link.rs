@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::counters::Counter;
 use crate::federation::Federation;
 use crate::hclog::chain;
+use crate::rate_limit::LineKind;
 use crate::repeats::Repeats;
 use crate::state::Shared;
 use crate::unix_socket::{AllowedOwner, ConnectError};
@@ -159,7 +160,7 @@ impl<'a> Story<'a> {
     fn ended(&mut self, end: &LinkError, target: &Target, was_up: bool) {
         let (endpoint, reason) = (target.path.display(), chain(end));
         // What is held back now counts as not told, and so is told later.
-        if self.repeats.is_repeat("link", &reason) || !self.shared.endpoint_lines.may_warn() {
+        if self.repeats.is_repeat("link", &reason) || !self.shared.endpoint_lines.may_warn(LineKind::Link) {
             return;
         }
         self.repeats.is_new("link", &reason);

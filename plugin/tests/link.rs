@@ -257,6 +257,8 @@ async fn an_endpoint_cannot_flood_the_log() {
     }
     let lines = logs.all().len();
     assert!(lines < 400, "{lines} lines for 1500 messages");
+    let line = logs.wait_for("warnings about the bundle endpoint were held back").await;
+    assert!(line["kind"] == "stranger_offer" && line["held_back"].as_u64() > Some(100), "{line:?}");
     until("refusals are counted", || {
         plugin.lent.counted().iter().any(|request| request.key == ["entente", "offers"])
     })

@@ -21,6 +21,7 @@ use super::{LinkError, Target};
 use crate::counters::Counter;
 use crate::federation::Federation;
 use crate::hclog::chain;
+use crate::rate_limit::LineKind;
 use crate::signing::{self, Refusal, SigningRequest};
 use crate::state::Shared;
 use crate::unix_socket;
@@ -197,7 +198,7 @@ impl Reader<'_> {
 
     /// A newer endpoint may say what we do not know; that is no reason to hang up.
     fn refuse(&self, reason: &'static str) {
-        if self.shared.endpoint_lines.may_detail() {
+        if self.shared.endpoint_lines.may_detail(LineKind::Message) {
             debug!(reason, "message of the endpoint makes no sense here");
         }
         self.shared.counters.add(Counter::LinkMessagesRefused { reason });
@@ -237,11 +238,11 @@ impl Reader<'_> {
         let lines = &self.shared.endpoint_lines;
         signed.inspect_err(|refusal| match refusal {
             // Only somebody who is up to no good, or a defect, asks for these.
-            Refusal::Content | Refusal::Scheme { .. } if lines.may_warn() => {
+            Refusal::Content | Refusal::Scheme { .. } if lines.may_warn(LineKind::Signature) => {
                 warn!(%refusal, "signature refused");
             }
             Refusal::Content | Refusal::Scheme { .. } => {}
-            _ if lines.may_detail() => debug!(%refusal, "signature refused"),
+            _ if lines.may_detail(LineKind::Signature) => debug!(%refusal, "signature refused"),
             _ => {}
         })
     }
