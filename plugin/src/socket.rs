@@ -1,7 +1,7 @@
 //! The socket that the host dials.
 //!
 //! SPIRE kills plugins without a word after `validate`, which leaves their socket files behind. So each start sweeps away those
-//! that are old and that nobody listens on.
+//! that nobody listens on and whose process is gone, or that are old where that cannot be told.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::Pid;
 use tokio::net::UnixListener;
 
 use crate::handshake::MAX_SOCKET_PATH;
@@ -18,7 +20,7 @@ use crate::handshake::MAX_SOCKET_PATH;
 /// Start of the file name.
 const PREFIX: &str = "entente-";
 
-/// Younger files are left alone: another plugin may be about to listen.
+/// Younger files are left alone where a process has the number that they name: it may be about to listen.
 const SWEEP_AGE: Duration = Duration::from_secs(60);
 
 /// A bound socket; the file goes when this does.
@@ -33,7 +35,8 @@ impl PluginSocket {
         rustix::process::umask(Mode::from_raw_mode(0o077));
         let folder = std::path::absolute(folder())?;
         sweep(&folder, SWEEP_AGE);
-        let path = folder.join(format!("{PREFIX}{:08x}", rand::random::<u32>()));
+        let pid = std::process::id();
+        let path = folder.join(format!("{PREFIX}{pid}-{:08x}", rand::random::<u32>()));
         let text = path.to_string_lossy();
         if text.len() > MAX_SOCKET_PATH || text.contains(['|', '\n']) {
             let reason = format!(
@@ -67,8 +70,11 @@ fn folder() -> PathBuf {
 /// Tidies up after plugins that were killed. What cannot be looked at or removed stays.
 fn sweep(folder: &Path, age: Duration) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        if is_ours && entry.metadata().is_ok_and(|metadata| is_old_socket(&metadata, age)) {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        let is_due =
+            |metadata: &Metadata| is_own_socket(metadata) && (is_of_the_dead(name) || is_old(metadata, age));
+        if entry.metadata().is_ok_and(|metadata| is_due(&metadata)) {
             let path = entry.path();
             if UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
             {
@@ -78,11 +84,20 @@ fn sweep(folder: &Path, age: Duration) {
     }
 }
 
-fn is_old_socket(metadata: &Metadata, age: Duration) -> bool {
+fn is_own_socket(metadata: &Metadata) -> bool {
+    metadata.file_type().is_socket() && metadata.uid() == rustix::process::geteuid().as_raw()
+}
+
+fn is_old(metadata: &Metadata, age: Duration) -> bool {
     let modified = metadata.modified().ok().and_then(|time| time.elapsed().ok());
-    metadata.file_type().is_socket()
-        && metadata.uid() == rustix::process::geteuid().as_raw()
-        && modified.is_some_and(|elapsed| elapsed >= age)
+    modified.is_some_and(|elapsed| elapsed >= age)
+}
+
+/// True when the process that `name` begins with is gone. One of another container that shares the folder looks gone too: that
+/// nobody listens is therefore asked in any case.
+fn is_of_the_dead(name: &str) -> bool {
+    let pid = name.split_once('-').and_then(|(pid, _)| pid.parse().ok()).and_then(Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 #[cfg(test)]
@@ -92,18 +107,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_old_sockets_that_nobody_listens_on_are_swept_away() {
+    fn only_sockets_of_the_dead_and_old_ones_that_nobody_listens_on_are_swept_away() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let _alive = UnixListener::bind(path("entente-alive")).unwrap();
         drop(UnixListener::bind(path("entente-dead")).unwrap());
         drop(UnixListener::bind(path("other-dead")).unwrap());
+        let living = format!("entente-{}-1", std::process::id());
+        drop(UnixListener::bind(path(&living)).unwrap());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let dead = child.id();
+        child.wait().unwrap();
+        let (left_behind, listening) = (format!("entente-{dead}-1"), format!("entente-{dead}-2"));
+        drop(UnixListener::bind(path(&left_behind)).unwrap());
+        let _listening = UnixListener::bind(path(&listening)).unwrap();
+        fs::write(path(&format!("entente-{dead}-3")), "x").unwrap();
         fs::write(path("entente-file"), "x").unwrap();
         sweep(folder.path(), Duration::from_secs(60));
-        assert!(path("entente-dead").exists(), "too young");
+        assert!(path("entente-dead").exists() && path(&living).exists(), "too young");
+        assert!(!path(&left_behind).exists(), "its process is gone");
         sweep(folder.path(), Duration::ZERO);
         assert!(!path("entente-dead").exists());
-        for kept in ["entente-alive", "other-dead", "entente-file"] {
+        for kept in ["entente-alive", "other-dead", "entente-file", &listening, &format!("entente-{dead}-3")]
+        {
             assert!(path(kept).exists(), "{kept}");
         }
     }
