@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 mod handshake;
 mod http;
 mod places;
+mod shortage;
 
 pub(crate) use handshake::Tls;
 pub(crate) use places::share_of_files;

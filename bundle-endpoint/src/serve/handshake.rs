@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use entente_bounds::Throttle;
@@ -15,8 +14,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
+use super::shortage::Shortage;
 use crate::identity::Identity;
 use crate::link::SignError;
 use crate::metrics::Metrics;
@@ -52,10 +52,8 @@ pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     identity: Identity,
     strangers: Throttle,
-    // That nobody can sign is a warning once, and so is its end. A stranger who asks for more signatures than the plugin
-    // gives in a second brings both about again and again, so they are braked as well.
+    shortage: Shortage,
     shortages: Throttle,
-    shortage_told: AtomicBool,
 }
 
 /// Why a handshake did not come about.
@@ -80,7 +78,7 @@ impl Tls {
             identity,
             strangers: Throttle::new(Duration::from_secs(5)),
             shortages: Throttle::new(Duration::from_secs(10)),
-            shortage_told: AtomicBool::new(false),
+            shortage: Shortage::default(),
         }))
     }
 
@@ -97,7 +95,7 @@ impl Tls {
         match accepted.unwrap_or(Err(Failure::Silent { reason: "timeout" })) {
             Ok(stream) => {
                 metrics.handshake(listener, "ok");
-                if self.shortage_told.swap(false, Ordering::Relaxed) {
+                if self.shortage.over() {
                     info!(listener, "handshakes succeed again");
                 }
                 Some(stream)
@@ -179,7 +177,8 @@ impl Tls {
     }
 
     fn no_identity(&self, error: &io::Error, outcome: &'static str, peer: SocketAddr, listener: &str) {
-        let detail = match sign_error(error) {
+        let sign_error = sign_error(error);
+        let detail = match sign_error {
             Some(error) => error.to_string(),
             None => match self.identity.unready() {
                 Some((_, detail)) => detail,
@@ -187,10 +186,17 @@ impl Tls {
                 None => error.to_string(),
             },
         };
-        let told = self.shortage_told.load(Ordering::Relaxed);
-        match if told { None } else { self.shortages.pass() } {
+        let case = match sign_error {
+            // Its text holds a number that changes all the time.
+            Some(SignError::Busy { .. }) => "busy",
+            _ => &detail,
+        };
+        match self.shortage.because_of(case, || self.shortages.pass()) {
+            // Whoever signs there is not who lent the certificate, or is broken.
+            Some(suppressed) if matches!(sign_error, Some(SignError::Wrong)) => {
+                error!(%peer, listener, reason = outcome, detail, suppressed, "handshake refused: the signature is wrong");
+            }
             Some(suppressed) => {
-                self.shortage_told.store(true, Ordering::Relaxed);
                 warn!(%peer, listener, reason = outcome, detail, suppressed, "handshake refused: nobody can sign it");
             }
             None => {
