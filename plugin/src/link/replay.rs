@@ -23,9 +23,12 @@ pub(super) struct Replay {
     certificate_chain: Option<Vec<CertificateDer<'static>>>,
     relationships: Option<Relationships>,
     held: BTreeMap<TrustDomain, HeldParts>,
-    server_api: Option<(Option<Arc<str>>, Option<Arc<Config>>)>,
+    server_api: Option<ApiParts>,
     removals: wire::PendingRemovals,
 }
+
+/// Why SPIRE's API cannot be used, and the configuration whose relationships were told as no more than declared.
+type ApiParts = (Option<Arc<str>>, Option<Arc<Config>>);
 
 /// Held bundle, and what authenticates the endpoint instead.
 type HeldParts = (Option<Arc<Bundle>>, Option<Arc<Bundle>>);
