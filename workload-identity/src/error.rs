@@ -3,7 +3,7 @@
 use entente_bundle::{AuthorityError, IdError, SpiffeId, SvidError};
 use tonic::Code;
 
-use crate::WorkloadApiAddress;
+use crate::{Choice, WorkloadApiAddress};
 
 /// Why the Workload API gives us nothing new at this moment.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,12 @@ pub enum WorkloadApiError {
 /// Why one update is of no use. The one before it stays.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
+    /// Several SVIDs, and nobody has said which of them we are.
+    #[error("several svids are issued to this process ({issued}): name the one to use in its configuration")]
+    Ambiguous {
+        /// Their IDs.
+        issued: String,
+    },
     /// The own bundle cannot be split into certificates.
     #[error("the own bundle is not a list of DER certificates")]
     Bundle,
@@ -106,6 +112,18 @@ pub enum UpdateError {
     /// Not one authority of the own bundle may be trusted.
     #[error("the own bundle has no usable authority")]
     NoAuthority,
+    /// The identity that we want is not among those that are issued.
+    #[error("{} is issued to this process, only {issued}", match wanted {
+        Choice::First => "nothing".to_owned(),
+        Choice::OnlyOf(trust_domain) => format!("no svid of trust domain {trust_domain}"),
+        Choice::Exactly(id) => format!("no svid {id}"),
+    })]
+    NotIssued {
+        /// What we want.
+        wanted: Choice,
+        /// The IDs that are.
+        issued: String,
+    },
     /// The certificate names another ID than the update does.
     #[error("svid {index} is named {named} and its leaf says {presented}")]
     OtherId {

@@ -5,16 +5,30 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use entente_bundle::tls::CertificateSlot;
-use entente_bundle::{BundleSet, SpiffeId};
+use entente_bundle::{BundleSet, SpiffeId, TrustDomain};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::watcher::Watcher;
 use crate::{AddressError, WorkloadApiAddress, WorkloadApiError};
 
-/// How patient the watcher is. The defaults are right outside of tests.
-#[derive(Clone, Copy, Debug)]
+/// Which of the SVIDs that the Workload API issues to us is our identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The first, which the standard calls the default identity (WAPI X.509 profile, 5.2.1).
+    #[default]
+    First,
+    /// The only one, and of this trust domain; where there are several, somebody has to say which.
+    OnlyOf(TrustDomain),
+    /// Exactly this one.
+    Exactly(SpiffeId),
+}
+
+/// Whom to be, and how patient the watcher is. The defaults of the latter are right outside of tests.
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// Who we want to be.
+    pub choice: Choice,
     /// First wait before a reconnect.
     pub backoff_floor: Duration,
     /// Longest wait before a reconnect.
@@ -26,6 +40,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            choice: Choice::First,
             backoff_floor: Duration::from_millis(100),
             backoff_ceiling: Duration::from_secs(5),
             grace: Duration::from_secs(30),
@@ -58,8 +73,16 @@ impl WorkloadIdentity {
     /// # Errors
     /// Only for an address that is none.
     pub fn connect(endpoint: Option<String>) -> Result<Self, AddressError> {
+        Self::connect_as(endpoint, Choice::First)
+    }
+
+    /// The same for one of several identities.
+    ///
+    /// # Errors
+    /// Only for an address that is none.
+    pub fn connect_as(endpoint: Option<String>, choice: Choice) -> Result<Self, AddressError> {
         let address = WorkloadApiAddress::given_or_environment(endpoint.as_deref())?;
-        Ok(Self::watch(address, Settings::default()))
+        Ok(Self::watch(address, Settings { choice, ..Settings::default() }))
     }
 
     /// The same with an address that was read already and other settings.

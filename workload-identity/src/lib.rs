@@ -8,8 +8,8 @@
 //!
 //! | answer | what happens |
 //! |---|---|
-//! | an update | It is the full state and replaces everything at once: a bundle that is missing from it is gone. The first SVID is our identity. |
-//! | an update whose SVID, key or own bundle cannot be used | Refused as a whole, with a log line; the last good one stays. |
+//! | an update | It is the full state and replaces everything at once: a bundle that is missing from it is gone. Which SVID is our identity, [`Choice`] says. |
+//! | an update whose SVID, key or own bundle cannot be used, or in which the identity that we want is not or is not the only one | Refused as a whole, with a log line; the last good one stays. |
 //! | an update with an unreadable federated bundle | That domain keeps the bundle held before; the rest of the update counts. |
 //! | an authority that may not be trusted | Left out, with a log line. |
 //! | a federated entry that repeats the own trust domain | Ignored, with a log line: the own bundle comes with the SVID. |
@@ -19,16 +19,23 @@
 //! | `INVALID_ARGUMENT`, `UNIMPLEMENTED` | Final: asking again cannot help. The stream ends, the material stays until the SVID expires. |
 //!
 //! An expired SVID is never presented: the slot empties when the first certificate of its chain ends.
+//!
+//! A verdict on a peer holds no longer than what it was based on: [`OpenConnections`] looks again at every open connection when
+//! the bundles change.
 
 mod address;
 mod connection;
 mod error;
 mod identity;
 mod material;
+mod open_connections;
+mod refusal;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod watcher;
 
 pub use address::{AddressError, ENDPOINT_SOCKET, WorkloadApiAddress};
 pub use error::{UpdateError, WorkloadApiError};
-pub use identity::{Settings, WorkloadIdentity};
+pub use identity::{Choice, Settings, WorkloadIdentity};
+pub use open_connections::{Guarded, OpenConnections, Peer};
+pub use refusal::Refusal;

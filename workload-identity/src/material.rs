@@ -12,7 +12,7 @@ use rustls_pki_types::CertificateDer;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::UpdateError;
+use crate::{Choice, UpdateError};
 
 /// Bundles by trust domain: the own one and the federated ones.
 pub(crate) type Bundles = BTreeMap<TrustDomain, Arc<Bundle>>;
@@ -39,8 +39,12 @@ struct Svid {
 
 /// Reads an update. `held` supplies the bundle of a federated domain that is named but unreadable this time.
 /// `None`: the update is in order and holds no SVID at all, so nothing is issued to us.
-pub(crate) fn read(update: X509svidResponse, held: &Bundles) -> Result<Option<Material>, UpdateError> {
-    let mut identity = None;
+pub(crate) fn read(
+    update: X509svidResponse,
+    held: &Bundles,
+    choice: &Choice,
+) -> Result<Option<Material>, UpdateError> {
+    let mut svids = Vec::new();
     let mut bundles = Bundles::new();
     for (index, svid) in update.svids.into_iter().enumerate() {
         let bundle = svid.bundle.clone();
@@ -49,13 +53,29 @@ pub(crate) fn read(update: X509svidResponse, held: &Bundles) -> Result<Option<Ma
         if !bundles.contains_key(&trust_domain) {
             bundles.insert(trust_domain.clone(), Arc::new(own_bundle(trust_domain, &bundle)?));
         }
-        // The first one is the default identity (WAPI X.509 profile, 5.2.1).
-        identity.get_or_insert(svid);
+        svids.push(svid);
     }
-    let Some(identity) = identity else { return Ok(None) };
+    if svids.is_empty() {
+        return Ok(None);
+    }
+    let identity = choose(svids, choice)?;
     add_federated(&mut bundles, update.federated_bundles, held);
     let Svid { id, key, expires_at } = identity;
     Ok(Some(Material { id, key, expires_at, bundles }))
+}
+
+fn choose(mut svids: Vec<Svid>, choice: &Choice) -> Result<Svid, UpdateError> {
+    let issued = || svids.iter().map(|svid| svid.id.to_string()).collect::<Vec<_>>().join(", ");
+    let position = match choice {
+        Choice::First => Some(0),
+        Choice::Exactly(wanted) => svids.iter().position(|svid| svid.id == *wanted),
+        Choice::OnlyOf(_) if svids.len() > 1 => return Err(UpdateError::Ambiguous { issued: issued() }),
+        Choice::OnlyOf(wanted) => svids.iter().position(|svid| svid.id.trust_domain() == wanted),
+    };
+    match position {
+        Some(position) => Ok(svids.swap_remove(position)),
+        None => Err(UpdateError::NotIssued { wanted: choice.clone(), issued: issued() }),
+    }
 }
 
 fn read_svid(index: usize, svid: X509svid) -> Result<Svid, UpdateError> {
@@ -204,21 +224,39 @@ mod tests {
         let (authority, update) = good();
         let mut response = update.into_response();
         response.svids[0].x509_svid_key = authority.svid("/web").build().pkcs8.clone();
-        assert!(matches!(read(response, &held()), Err(UpdateError::Key { index: 0, .. })));
+        assert!(matches!(read(response, &held(), &Choice::First), Err(UpdateError::Key { index: 0, .. })));
     }
 
     #[test]
     fn an_id_that_the_leaf_does_not_carry_is_refused() {
         let mut response = good().1.into_response();
         response.svids[0].spiffe_id = "spiffe://a.test/db".into();
-        assert!(matches!(read(response, &held()), Err(UpdateError::OtherId { index: 0, .. })));
+        assert!(matches!(
+            read(response, &held(), &Choice::First),
+            Err(UpdateError::OtherId { index: 0, .. })
+        ));
+    }
+
+    #[test]
+    fn an_identity_that_is_not_issued_or_is_one_of_several_is_never_guessed() {
+        let (authority, update) = good();
+        let take = |update: &Update, choice: &Choice| read(update.clone().into_response(), &held(), choice);
+        let db = Choice::Exactly(SpiffeId::new("spiffe://a.test/db").unwrap());
+        let only = |name| Choice::OnlyOf(TrustDomain::new(name).unwrap());
+        assert!(matches!(take(&update, &db), Err(UpdateError::NotIssued { .. })));
+        assert!(matches!(take(&update, &only("b.test")), Err(UpdateError::NotIssued { .. })));
+        assert!(take(&update, &only("a.test")).is_ok());
+        let two = update.with_svid(&authority.svid("/db").build(), &authority.bundle());
+        assert!(matches!(take(&two, &only("a.test")), Err(UpdateError::Ambiguous { .. })));
+        assert_eq!(take(&two, &db).unwrap().unwrap().id.path(), "/db");
+        assert_eq!(take(&two, &Choice::First).unwrap().unwrap().id.path(), "/web");
     }
 
     #[test]
     fn certificates_that_are_cut_off_are_refused() {
         let mut response = good().1.into_response();
         response.svids[0].x509_svid.pop();
-        assert!(matches!(read(response, &held()), Err(UpdateError::Chain { index: 0 })));
+        assert!(matches!(read(response, &held(), &Choice::First), Err(UpdateError::Chain { index: 0 })));
     }
 
     #[test]
@@ -227,7 +265,7 @@ mod tests {
         let leaf = authority.svid("/web").with_cert_sign().build();
         let mut response = Update::new(&leaf, &authority.bundle()).into_response();
         response.svids[0].spiffe_id = "spiffe://a.test/web".into();
-        assert!(matches!(read(response, &held()), Err(UpdateError::Leaf { index: 0, .. })));
+        assert!(matches!(read(response, &held(), &Choice::First), Err(UpdateError::Leaf { index: 0, .. })));
     }
 
     #[test]
@@ -239,7 +277,7 @@ mod tests {
         ];
         for issuer in below {
             let update = Update::new(&issuer.svid("/web").build(), &root.bundle());
-            let refusal = read(update.into_response(), &held()).unwrap_err();
+            let refusal = read(update.into_response(), &held(), &Choice::First).unwrap_err();
             assert!(matches!(refusal, UpdateError::Issuer { index: 0, position: 1, .. }), "{refusal:?}");
         }
     }
@@ -249,7 +287,7 @@ mod tests {
         let root = TestAuthority::new("a.test");
         let below = root.intermediate_builder().with_lifetime(-60, 600).build();
         let update = Update::new(&below.svid("/web").build(), &root.bundle());
-        let material = read(update.into_response(), &held()).unwrap().unwrap();
+        let material = read(update.into_response(), &held(), &Choice::First).unwrap().unwrap();
         let issuer = X509Authority::from_der(below.certificate(), false).unwrap();
         assert_eq!(material.expires_at, issuer.not_after());
         assert_eq!(material.key.cert.len(), 2);
@@ -267,7 +305,7 @@ mod tests {
         for (name, empty) in cases {
             let mut response = good().1.into_response();
             empty(&mut response.svids[0]);
-            let refusal = read(response, &held()).unwrap_err();
+            let refusal = read(response, &held(), &Choice::First).unwrap_err();
             assert!(
                 matches!(refusal, UpdateError::MissingField { field, .. } if field == name),
                 "{refusal:?}"
@@ -281,26 +319,26 @@ mod tests {
         let leaf = authority.svid("/web").build().chain[0].to_vec();
         let mut response = update.into_response();
         response.svids[0].bundle = leaf;
-        assert!(matches!(read(response, &held()), Err(UpdateError::NoAuthority)));
+        assert!(matches!(read(response, &held(), &Choice::First), Err(UpdateError::NoAuthority)));
     }
 
     #[test]
     fn an_own_bundle_that_is_cut_off_is_refused() {
         let mut response = good().1.into_response();
         response.svids[0].bundle.pop();
-        assert!(matches!(read(response, &held()), Err(UpdateError::Bundle)));
+        assert!(matches!(read(response, &held(), &Choice::First), Err(UpdateError::Bundle)));
     }
 
     #[test]
     fn an_update_without_an_svid_says_that_nothing_is_issued() {
-        assert!(read(X509svidResponse::default(), &held()).unwrap().is_none());
+        assert!(read(X509svidResponse::default(), &held(), &Choice::First).unwrap().is_none());
     }
 
     #[test]
     fn the_first_svid_is_the_identity() {
         let (authority, update) = good();
         let update = update.with_svid(&authority.svid("/db").build(), &authority.bundle());
-        let material = read(update.into_response(), &held()).unwrap().unwrap();
+        let material = read(update.into_response(), &held(), &Choice::First).unwrap().unwrap();
         assert_eq!(material.id.to_string(), "spiffe://a.test/web");
     }
 
@@ -309,7 +347,7 @@ mod tests {
         let impostor = TestAuthority::new("a.test");
         let (authority, update) = good();
         let update = update.with_federated(&impostor.bundle());
-        let material = read(update.into_response(), &held()).unwrap().unwrap();
+        let material = read(update.into_response(), &held(), &Choice::First).unwrap().unwrap();
         let own = &material.bundles[&TrustDomain::new("a.test").unwrap()];
         assert!(own.same_authorities(&authority.bundle()));
     }
@@ -321,7 +359,7 @@ mod tests {
         let before = Bundles::from([(trust_domain.clone(), Arc::new(foreign))]);
         let mut response = good().1.into_response();
         response.federated_bundles.insert("spiffe://b.test".into(), b"garbage".to_vec());
-        let material = read(response, &before).unwrap().unwrap();
+        let material = read(response, &before, &Choice::First).unwrap().unwrap();
         assert_eq!(material.bundles.get(&trust_domain), before.get(&trust_domain));
     }
 
@@ -332,7 +370,7 @@ mod tests {
         let before = Bundles::from([(trust_domain.clone(), Arc::new(foreign))]);
         let mut response = good().1.into_response();
         response.federated_bundles.insert("spiffe://b.test".into(), Vec::new());
-        let material = read(response, &before).unwrap().unwrap();
+        let material = read(response, &before, &Choice::First).unwrap().unwrap();
         assert!(material.bundles[&trust_domain].is_empty());
     }
 
@@ -343,7 +381,7 @@ mod tests {
         der.extend_from_slice(foreign.certificate());
         let mut response = good().1.into_response();
         response.federated_bundles.insert("spiffe://b.test".into(), der);
-        let material = read(response, &held()).unwrap().unwrap();
+        let material = read(response, &held(), &Choice::First).unwrap().unwrap();
         let bundle = &material.bundles[&TrustDomain::new("b.test").unwrap()];
         assert!(bundle.same_authorities(&foreign.bundle()));
     }

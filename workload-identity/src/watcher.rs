@@ -84,7 +84,7 @@ impl Watcher {
     /// Takes one update over as a whole, or refuses it as a whole.
     fn take(&mut self, update: X509svidResponse) -> Result<(), WorkloadApiError> {
         let held = self.shared.bundles.snapshot();
-        let Some(material) = material::read(update, &held)? else {
+        let Some(material) = material::read(update, &held, &self.settings.choice)? else {
             return Err(WorkloadApiError::Denied { message: "the update holds no svid".into() });
         };
         self.backoff = new_backoff(&self.settings);

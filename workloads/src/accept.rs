@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use entente_bounds::{Place, Places, Throttle};
 use entente_bundle::tls::CertificateSlot;
+use entente_workload_identity::{Guarded, OpenConnections, Refusal};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -16,9 +17,6 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-
-use crate::open_connections::{Guarded, OpenConnections};
-use crate::refusal::Refusal;
 
 /// Handshakes at one time, and how many of them from one address. More wait in the kernel's queue; more of one address are
 /// turned away.

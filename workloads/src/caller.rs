@@ -6,13 +6,13 @@ use std::time::Duration;
 use entente_bundle::SpiffeId;
 use entente_proto::helloworld::v1::HelloRequest;
 use entente_proto::helloworld::v1::greeter_client::GreeterClient;
+use entente_workload_identity::Refusal;
 use http::Uri;
 use tokio::sync::watch;
 use tonic::{Request, Status};
 use tracing::debug;
 
 use crate::dial::{Connection, DialError, Dialer};
-use crate::refusal::Refusal;
 
 /// From the request to the reply.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);

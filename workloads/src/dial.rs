@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::body::Body;
 
-use crate::open_connections::{Guarded, OpenConnections};
 use crate::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use entente_workload_identity::{Guarded, OpenConnections};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@
 //! comes from its SVID, verified against the bundle of its own trust domain and no other; which peers may pass is an
 //! [`Authorizer`](entente_bundle::Authorizer). Without a bundle there is no connection.
 //!
-//! A verdict on a peer holds no longer than what it was based on: `open_connections` looks again at every open
+//! A verdict on a peer holds no longer than what it was based on: `OpenConnections` looks again at every open
 //! connection when the bundles change and closes those that would be refused now, and the server ends each connection at
 //! an age. The client dials anew when its identity or its bundles change, before its next call.
 
@@ -14,10 +14,8 @@ pub mod client;
 mod dial;
 mod greeter;
 mod listen;
-mod open_connections;
 mod output;
 pub mod process;
-mod refusal;
 pub mod server;
 
 use std::time::Duration;

@@ -8,7 +8,7 @@ use clap::Parser;
 use entente_bundle::tls::{self, SvidVerifier};
 use entente_bundle::{Authorizer, SpiffeId, TrustDomain};
 use entente_proto::helloworld::v1::greeter_server::GreeterServer;
-use entente_workload_identity::{AddressError, WorkloadApiError, WorkloadIdentity};
+use entente_workload_identity::{AddressError, OpenConnections, WorkloadApiError, WorkloadIdentity};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,6 @@ use tracing::warn;
 
 use crate::accept::{self, Admission};
 use crate::greeter::HelloWorld;
-use crate::open_connections::OpenConnections;
 use crate::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, listen, output, process};
 
 /// After its age, a connection gets this long to finish the calls in it.

@@ -9,7 +9,7 @@ use rustls::AlertDescription;
 
 /// The one cause that matters in a chain of errors.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refusal<'a> {
+pub enum Refusal<'a> {
     /// The peer ended the handshake with an alert: it refused *us*.
     ByPeer(AlertDescription),
     /// We refused the peer's SVID.
@@ -20,7 +20,7 @@ pub(crate) enum Refusal<'a> {
 
 impl<'a> Refusal<'a> {
     /// Looks through `error` and all its causes.
-    pub(crate) fn find(error: &'a (dyn Error + 'static)) -> Self {
+    pub fn find(error: &'a (dyn Error + 'static)) -> Self {
         if let Some(svid) = SvidError::find_in(error) {
             return Self::Svid(svid);
         }

@@ -27,16 +27,16 @@ const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 10);
 
 /// Who is on the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Peer {
+pub struct Peer {
     /// Where it connected from, or where we did.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// The ID of its verified SVID.
-    pub(crate) id: SpiffeId,
+    pub id: SpiffeId,
 }
 
 /// The open connections, and by which bundles and rule their peers were admitted.
 #[derive(Debug)]
-pub(crate) struct OpenConnections {
+pub struct OpenConnections {
     bundles: Arc<BundleSet>,
     authorizer: Authorizer,
     entries: Mutex<Entries>,
@@ -57,7 +57,7 @@ struct Entry {
 
 impl OpenConnections {
     /// None yet.
-    pub(crate) fn new(bundles: Arc<BundleSet>, authorizer: Authorizer) -> Arc<Self> {
+    pub fn new(bundles: Arc<BundleSet>, authorizer: Authorizer) -> Arc<Self> {
         Arc::new(Self { bundles, authorizer, entries: Mutex::default() })
     }
 
@@ -66,7 +66,7 @@ impl OpenConnections {
     ///
     /// # Errors
     /// Why the peer would be refused now.
-    pub(crate) fn admit<S>(
+    pub fn admit<S>(
         self: &Arc<Self>,
         io: S,
         address: SocketAddr,
@@ -93,7 +93,7 @@ impl OpenConnections {
     }
 
     /// Verifies every open connection's peer again, and closes those that would be refused now.
-    pub(crate) fn recheck(&self, now: UnixTime) {
+    pub fn recheck(&self, now: UnixTime) {
         // A connection that is not in this list yet verifies its peer itself, in `admit`.
         let chains: Vec<_> =
             self.lock().open.iter().map(|(key, entry)| (*key, entry.chain.clone())).collect();
@@ -107,7 +107,7 @@ impl OpenConnections {
     }
 
     /// Rechecks at each change of the bundles, and on a timer. Runs until the identity is gone.
-    pub(crate) async fn keep_checked(self: Arc<Self>, mut changed: watch::Receiver<Option<SpiffeId>>) {
+    pub async fn keep_checked(self: Arc<Self>, mut changed: watch::Receiver<Option<SpiffeId>>) {
         let mut timer = tokio::time::interval(RECHECK);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -147,7 +147,7 @@ impl Drop for Guard {
 
 /// A connection that ends when its peer no longer verifies, or at an age.
 #[derive(Debug)]
-pub(crate) struct Guarded<S> {
+pub struct Guarded<S> {
     io: S,
     peer: Peer,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -159,19 +159,19 @@ pub(crate) struct Guarded<S> {
 
 impl<S> Guarded<S> {
     /// Who is on the other end.
-    pub(crate) fn peer(&self) -> &Peer {
+    pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
     /// What TLS says about the end of the connection, once it has ended. HTTP/2 keeps no more of an error than its text,
     /// and an alert is worth more: it is how a peer says that it refused us.
-    pub(crate) fn tls_failure(&self) -> Arc<OnceLock<rustls::Error>> {
+    pub fn tls_failure(&self) -> Arc<OnceLock<rustls::Error>> {
         self.tls_failure.clone()
     }
 
     /// Gives `place` back when the connection ends.
     #[must_use]
-    pub(crate) fn holding(mut self, place: Place) -> Self {
+    pub fn holding(mut self, place: Place) -> Self {
         self.place = Some(place);
         self
     }
