@@ -17,6 +17,16 @@ pub struct ListenAddress(SocketAddr);
 #[serde(try_from = "String")]
 pub struct UnixAddress(PathBuf);
 
+/// Where the plugin dials.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum LinkAddress {
+    /// The network, with mutual TLS.
+    Tcp(ListenAddress),
+    /// A socket of this host or pod.
+    Unix(UnixAddress),
+}
+
 /// Why an address was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
@@ -44,12 +54,12 @@ pub enum AddressError {
         /// What fits.
         limit: usize,
     },
-    /// The mTLS form of the link.
+    /// Neither a socket nor an address of the network.
     #[error(
-        "{given:?} asks for a link over the network, which this version does not have: \
-         listen on a socket, such as \"unix:///run/entente/link.sock\""
+        "{given:?} is nothing that a plugin could dial: expected a socket, such as \"unix:///run/entente/link.sock\", \
+         or for mutual TLS an IP address and a port, such as \"0.0.0.0:8444\""
     )]
-    NetworkLink {
+    NotALink {
         /// As configured.
         given: String,
     },
@@ -88,9 +98,6 @@ impl TryFrom<String> for ListenAddress {
 impl TryFrom<String> for UnixAddress {
     type Error = AddressError;
     fn try_from(given: String) -> Result<Self, AddressError> {
-        if ["dns:", "tcp:", "http:", "https:"].iter().any(|scheme| given.starts_with(scheme)) {
-            return Err(AddressError::NetworkLink { given });
-        }
         let path = given.strip_prefix("unix://").or_else(|| given.strip_prefix("unix:"));
         let Some(path) = path.filter(|path| path.starts_with('/') && path.len() > 1) else {
             return Err(AddressError::NotAbsolute { given });
@@ -100,6 +107,28 @@ impl TryFrom<String> for UnixAddress {
             return Err(AddressError::PathTooLong { given, length, limit: SOCKET_PATH_LIMIT });
         }
         Ok(Self(path.into()))
+    }
+}
+
+impl TryFrom<String> for LinkAddress {
+    type Error = AddressError;
+    fn try_from(given: String) -> Result<Self, AddressError> {
+        if given.starts_with("unix:") {
+            return given.try_into().map(Self::Unix);
+        }
+        given
+            .parse()
+            .map(|address| Self::Tcp(ListenAddress(address)))
+            .map_err(|_| AddressError::NotALink { given })
+    }
+}
+
+impl fmt::Display for LinkAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(address) => address.fmt(f),
+        }
     }
 }
 
@@ -128,9 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn a_network_link_is_refused_by_its_name() {
-        let given = "dns:///bundle-endpoint.spire.svc:8444".to_owned();
-        assert_eq!(UnixAddress::try_from(given.clone()), Err(AddressError::NetworkLink { given }));
+    fn a_link_is_a_socket_or_an_ip_address_and_a_port() {
+        for given in
+            ["dns:///bundle-endpoint.spire.svc:8444", "tcp://127.0.0.1:8444", "localhost:8444", "8444"]
+        {
+            let given = given.to_owned();
+            assert_eq!(LinkAddress::try_from(given.clone()), Err(AddressError::NotALink { given }));
+        }
+        assert!(matches!(LinkAddress::try_from("0.0.0.0:8444".to_owned()), Ok(LinkAddress::Tcp(_))));
+        assert!(matches!(LinkAddress::try_from("unix:///run/x".to_owned()), Ok(LinkAddress::Unix(_))));
     }
 
     #[test]

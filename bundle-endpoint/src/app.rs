@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use entente_workload_identity::WorkloadIdentity;
+use entente_workload_identity::{Choice, WorkloadIdentity};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::address::ListenAddress;
+use crate::address::{LinkAddress, ListenAddress};
 use crate::admin::{self, View};
 use crate::config::{Config, FetchConfig, ServeConfig, ServingIdentity, ServingProfile};
 use crate::federation::client::{FetchClient, FetchLimits};
@@ -25,7 +25,7 @@ use crate::federation::table::RelationshipTable;
 use crate::handler::BundleHandler;
 use crate::identity::files::CertificateFiles;
 use crate::identity::{self, Identity};
-use crate::link::{Hub, LinkSocket};
+use crate::link::{Hub, LinkSocket, MutualLink};
 use crate::logging::chain;
 use crate::metrics::Metrics;
 use crate::published::{self, PublishedWatch};
@@ -46,7 +46,22 @@ pub struct Bound {
     /// Health, metrics, status.
     pub admin: SocketAddr,
     /// Where the plugin dials.
-    pub link_socket: PathBuf,
+    pub link: BoundLink,
+}
+
+/// Where the plugin dials.
+#[derive(Clone, Debug)]
+pub enum BoundLink {
+    /// A socket.
+    Unix(PathBuf),
+    /// The network, with mutual TLS.
+    Tcp(SocketAddr),
+}
+
+/// The link before it is served.
+enum Link {
+    Mutual(MutualLink),
+    Socket(LinkSocket),
 }
 
 /// A running endpoint.
@@ -118,7 +133,7 @@ struct Parts {
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     let (published_sender, published) = watch::channel(None);
     let mut parts = Parts::new(&config, published);
-    let link = LinkSocket::bind(&config.link.listen, config.link.allowed_uids.clone())?;
+    let (link, bound_link) = parts.link(&config).await?;
     let (admin_tcp, admin) = bind(config.admin.listen, "admin").await?;
     let mut public = Vec::new();
     for (position, serve) in config.public_listeners().enumerate() {
@@ -134,16 +149,23 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     for listener in public {
         parts.serve_bundle(listener);
     }
-    parts.serve_admin(admin_tcp, config.link.listen.to_string());
+    let dialled = match &bound_link {
+        BoundLink::Tcp(address) => address.to_string(),
+        BoundLink::Unix(_) => config.link.listen.to_string(),
+    };
+    let link_identity = match &bound_link {
+        BoundLink::Tcp(_) => parts.workload_identity.clone(),
+        BoundLink::Unix(_) => None,
+    };
+    parts.serve_admin(admin_tcp, dialled.clone(), link_identity);
     parts.serve_link(link);
     for listener in &parts.listeners {
         let (profile, identity) = (listener.profile.as_deref(), listener.identity.as_deref());
         info!(listener = listener.name, address = listener.address, profile, identity, "listening");
     }
-    info!(trust_domain = %config.trust_domain, link = %config.link.listen, "bundle endpoint started");
-    let link_socket = config.link.listen.path().to_owned();
+    info!(trust_domain = %config.trust_domain, link = dialled, "bundle endpoint started");
     Ok(Running {
-        bound: Bound { public: parts.public, admin, link_socket },
+        bound: Bound { public: parts.public, admin, link: bound_link },
         stop: parts.stop,
         tasks: parts.tasks,
         _workload_identity: parts.workload_identity,
@@ -212,19 +234,43 @@ impl Parts {
         Listener { name, tcp, transport, metrics: Arc::clone(&self.metrics), places: self.places }
     }
 
+    async fn link(&mut self, config: &Config) -> anyhow::Result<(Link, BoundLink)> {
+        match &config.link.listen {
+            LinkAddress::Unix(address) => {
+                let socket = LinkSocket::bind(address, config.link.allowed_uids.clone())?;
+                Ok((Link::Socket(socket), BoundLink::Unix(address.path().to_owned())))
+            }
+            LinkAddress::Tcp(address) => {
+                let (tcp, bound) = bind(*address, "link").await?;
+                let identity = self.workload_identity(config)?;
+                let link = MutualLink::new(tcp, &config.trust_domain, identity).context("[link] tls")?;
+                Ok((Link::Mutual(link), BoundLink::Tcp(bound)))
+            }
+        }
+    }
+
+    /// One for everything that is shown as our own. The link must not be answered under an ID that was guessed.
+    fn workload_identity(&mut self, config: &Config) -> anyhow::Result<WorkloadIdentity> {
+        if let Some(identity) = &self.workload_identity {
+            return Ok(identity.clone());
+        }
+        let choice = match (&config.link.spiffe_id, &config.link.listen) {
+            (Some(id), _) => Choice::Exactly(id.clone()),
+            (None, LinkAddress::Tcp(_)) => Choice::OnlyOf(config.trust_domain.clone()),
+            (None, LinkAddress::Unix(_)) => Choice::First,
+        };
+        let socket = config.workload_api.socket.clone();
+        let identity = WorkloadIdentity::connect_as(socket, choice).context("[workload_api] socket")?;
+        Ok(self.workload_identity.insert(identity).clone())
+    }
+
     async fn identity(&mut self, profile: &ServingProfile, config: &Config) -> anyhow::Result<Identity> {
         match profile {
             ServingProfile::HttpsSpiffe(ServingIdentity::Server) => {
                 Ok(Identity::Server(Arc::clone(&self.hub)))
             }
             ServingProfile::HttpsSpiffe(ServingIdentity::Workload) => {
-                if self.workload_identity.is_none() {
-                    let socket = config.workload_api.socket.clone();
-                    let connected = WorkloadIdentity::connect(socket).context("[workload_api] socket")?;
-                    self.workload_identity = Some(connected);
-                }
-                let slot = self.workload_identity.as_ref().map(WorkloadIdentity::slot).unwrap_or_default();
-                Ok(Identity::Workload(slot))
+                Ok(Identity::Workload(self.workload_identity(config)?.slot()))
             }
             ServingProfile::HttpsWeb { certificate_file, private_key_file } => {
                 let metrics = Arc::clone(&self.metrics);
@@ -275,7 +321,12 @@ impl Parts {
         });
     }
 
-    fn serve_admin(&mut self, tcp: TcpListener, link_socket: String) {
+    fn serve_admin(
+        &mut self,
+        tcp: TcpListener,
+        link_socket: String,
+        link_identity: Option<WorkloadIdentity>,
+    ) {
         let view = Arc::new(View {
             hub: Arc::clone(&self.hub),
             published: self.published.clone(),
@@ -285,6 +336,7 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             listeners: self.listeners.clone(),
             link_socket,
+            link_identity,
         });
         let listener = self.listener("admin".into(), tcp, Transport::Plain);
         let service = TowerToHyperService::new(admin::routes(view));
@@ -299,10 +351,14 @@ impl Parts {
         });
     }
 
-    fn serve_link(&mut self, link: LinkSocket) {
+    fn serve_link(&mut self, link: Link) {
         let (hub, stop) = (Arc::clone(&self.hub), self.stop.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = link.serve(hub, stop).await {
+            let served = match link {
+                Link::Mutual(link) => link.serve(hub, stop).await,
+                Link::Socket(link) => link.serve(hub, stop).await,
+            };
+            if let Err(error) = served {
                 error!(error = chain(&error), "link listener failed");
             }
             "link listener"

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use entente_bounds::{FileError, read_file};
-use entente_bundle::TrustDomain;
 use entente_bundle::refresh::RefreshPolicy;
+use entente_bundle::{SpiffeId, TrustDomain};
 use serde::{Deserialize, Deserializer};
 
-use crate::address::{ListenAddress, UnixAddress};
+use crate::address::{LinkAddress, ListenAddress};
 use crate::logging::LogFormat;
 
 /// Everything that `bundle-endpoint serve` is told.
@@ -44,10 +44,13 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkConfig {
-    /// Socket that the plugin dials; its folder must exist.
-    pub listen: UnixAddress,
-    /// User IDs that may be at the other end; our own and root where this is left out.
+    /// Socket that the plugin dials, whose folder must exist; or IP and port, for mutual TLS with our Workload API SVID.
+    pub listen: LinkAddress,
+    /// User IDs that may be at the other end of a socket; our own and root where this is left out.
     pub allowed_uids: Option<Vec<u32>>,
+    /// Which of our Workload API SVIDs to show over mutual TLS; needed only where there are several.
+    #[serde(default, deserialize_with = "spiffe_id")]
+    pub spiffe_id: Option<SpiffeId>,
 }
 
 /// `[serve]` and each `[[also_serve]]`
@@ -192,11 +195,7 @@ impl Config {
     /// What is wrong, where, and what was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
-        if config.link.allowed_uids.as_ref().is_some_and(Vec::is_empty) {
-            return Err("[link] allowed_uids is empty, so that nobody could link: leave it out to allow our own user \
-                        and root"
-                .into());
-        }
+        config.link.check(&config.trust_domain)?;
         config.fetch.check()?;
         Ok(config)
     }
@@ -204,6 +203,39 @@ impl Config {
     /// `[serve]` and every `[[also_serve]]`, in order.
     pub fn public_listeners(&self) -> impl Iterator<Item = &ServeConfig> {
         std::iter::once(&self.serve).chain(&self.also_serve)
+    }
+}
+
+impl LinkConfig {
+    fn check(&self, trust_domain: &TrustDomain) -> Result<(), String> {
+        if self.allowed_uids.as_ref().is_some_and(Vec::is_empty) {
+            return Err("[link] allowed_uids is empty, so that nobody could link: leave it out to allow our own user \
+                        and root"
+                .into());
+        }
+        match self.listen {
+            LinkAddress::Tcp(_) if self.allowed_uids.is_some() => Err(format!(
+                "[link] allowed_uids is for a socket only: over mutual TLS exactly {} may link",
+                trust_domain.spire_server_id()
+            )),
+            LinkAddress::Unix(_) if self.spiffe_id.is_some() => {
+                Err("[link] spiffe_id is for mutual TLS only: on a socket no SVID is shown".into())
+            }
+            _ => self.check_id(trust_domain),
+        }
+    }
+
+    // The plugin demands the same of the ID that it is told.
+    fn check_id(&self, trust_domain: &TrustDomain) -> Result<(), String> {
+        match &self.spiffe_id {
+            Some(id) if id.trust_domain() != trust_domain => {
+                Err(format!("[link] spiffe_id {id} is not of trust domain {trust_domain}"))
+            }
+            Some(id) if id.path().is_empty() || id.is_reserved() => {
+                Err(format!("[link] spiffe_id {id} is no workload's"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -288,6 +320,11 @@ impl TryFrom<RawServeConfig> for ServeConfig {
 fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
     let name = String::deserialize(deserializer)?;
     TrustDomain::new(&name).map_err(serde::de::Error::custom)
+}
+
+fn spiffe_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SpiffeId>, D::Error> {
+    let id = String::deserialize(deserializer)?;
+    SpiffeId::new(&id).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -1,20 +1,26 @@
 //! The link: the plugin dials our socket and tells what to publish and what to fetch; we tell what was fetched.
 //!
-//! `socket` accepts, `session` runs one stream, `hub` merges what all streams say.
+//! `socket` or `mutual` accepts and says who is there, `session` runs one stream, `hub` merges what all streams say.
 
 mod held;
 mod hub;
+mod mutual;
 mod offers;
 mod session;
 mod signing;
 mod socket;
 mod spire;
+mod stream;
 mod wire;
 
 pub(crate) use held::{Held, HeldTable};
 pub(crate) use hub::{Hub, LinkId, LinkInfo};
+pub(crate) use mutual::MutualLink;
 pub(crate) use offers::{Offer, OfferTable, Outcome};
 pub(crate) use session::LinkService;
 pub(crate) use signing::{SignError, SignQueue};
 pub(crate) use socket::LinkSocket;
 pub(crate) use spire::SpireState;
+pub(crate) use stream::LinkPeer;
+#[cfg(test)]
+pub(crate) use stream::LocalPeer;

@@ -15,8 +15,11 @@ pub struct Status {
     pub readiness: Readiness,
     /// Where we listen, with the ports that the system chose.
     pub listeners: Vec<ListenerStatus>,
-    /// Where the plugin dials.
+    /// Where the plugin dials: a socket, or IP and port.
     pub link_socket: String,
+    /// The ID that we show there; none on a socket, and while there is no identity.
+    #[serde(default)]
+    pub link_identity: Option<String>,
     /// Plugins that are linked now.
     pub links: Vec<LinkStatus>,
     /// What we serve to everybody.
@@ -55,10 +58,16 @@ pub struct ListenerStatus {
 pub struct LinkStatus {
     /// As it says.
     pub plugin_version: String,
-    /// As the kernel says.
-    pub uid: u32,
-    /// As the kernel says.
+    /// On a socket, as the kernel says.
+    pub uid: Option<u32>,
+    /// On a socket, as the kernel says.
     pub pid: Option<i32>,
+    /// Over the network: from where.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Over the network: the verified ID.
+    #[serde(default)]
+    pub spiffe_id: Option<String>,
     /// When it linked, RFC 3339.
     pub since: String,
     /// The ID whose signatures it lends.
@@ -173,6 +182,17 @@ pub struct OfferStatus {
     pub outcome: String,
     /// The plugin's words.
     pub reason: Option<String>,
+}
+
+impl LinkStatus {
+    /// Who it is, for people.
+    pub fn who(&self) -> String {
+        match (&self.spiffe_id, &self.address, self.uid) {
+            (Some(id), Some(address), _) => format!("{id} from {address}"),
+            (_, _, Some(uid)) => format!("uid {uid}"),
+            _ => "somebody".into(),
+        }
+    }
 }
 
 impl PendingRemovalStatus {

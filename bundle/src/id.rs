@@ -148,6 +148,11 @@ impl SpiffeId {
     pub fn path(&self) -> &str {
         &self.path
     }
+
+    /// True for what SPIRE keeps for itself: `/spire` and all below it. No workload has such an ID.
+    pub fn is_reserved(&self) -> bool {
+        self.path.strip_prefix("/spire").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 fn check_path(path: &str) -> Result<(), IdError> {
@@ -204,6 +209,23 @@ mod tests {
 
     fn refusal(uri: &str) -> IdError {
         SpiffeId::new(uri).unwrap_err()
+    }
+
+    #[test]
+    fn what_spire_keeps_for_itself_is_known() {
+        for (path, is_reserved) in [
+            ("/spire", true),
+            ("/spire/server", true),
+            ("/spire/agent/x", true),
+            ("/spirex", false),
+            ("/a/spire", false),
+        ] {
+            assert_eq!(
+                SpiffeId::new(&format!("spiffe://a.test{path}")).unwrap().is_reserved(),
+                is_reserved,
+                "{path}"
+            );
+        }
     }
 
     #[test]

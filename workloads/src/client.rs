@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use entente_bundle::tls::{self, SvidVerifier};
 use entente_bundle::{Authorizer, SpiffeId};
-use entente_workload_identity::{AddressError, Refusal, WorkloadApiError, WorkloadIdentity};
+use entente_workload_identity::{AddressError, OpenConnections, Refusal, WorkloadApiError, WorkloadIdentity};
 use http::Uri;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -17,7 +17,6 @@ use tracing::warn;
 use crate::caller::{CallError, Caller};
 use crate::dial::{DialError, Dialer};
 use crate::{output, process};
-use entente_workload_identity::OpenConnections;
 
 /// After a signal, the call that is under way gets this long.
 const STOP_GRACE: Duration = Duration::from_secs(2);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use entente_bundle::tls::CertificateSlot;
 use entente_bundle::{SpiffeId, SvidError};
+use entente_workload_identity::{Guarded, OpenConnections};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
@@ -20,7 +21,6 @@ use tokio_rustls::client::TlsStream;
 use tonic::body::Body;
 
 use crate::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
-use entente_workload_identity::{Guarded, OpenConnections};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

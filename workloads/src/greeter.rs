@@ -2,11 +2,11 @@
 
 use entente_proto::helloworld::v1::greeter_server::Greeter;
 use entente_proto::helloworld::v1::{HelloReply, HelloRequest};
+use entente_workload_identity::Peer;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::output;
-use entente_workload_identity::Peer;
 
 pub(crate) struct HelloWorld {
     /// Cancelled once the server has said who it is: the lines of calls come after that one.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use entente_bundle::freshness::{self, Freshness};
 use entente_bundle::text::rfc3339;
 use entente_bundle::{Bundle, TrustDomain, X509Authority};
+use entente_workload_identity::WorkloadIdentity;
 use rustls_pki_types::UnixTime;
 
 use crate::federation::relationship::EndpointProfile;
@@ -39,6 +40,8 @@ pub(crate) struct View {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) link_socket: String,
+    /// Who we are on a link over the network.
+    pub(crate) link_identity: Option<WorkloadIdentity>,
 }
 
 impl View {
@@ -57,7 +60,7 @@ impl View {
         if *self.hub.link_count().borrow() == 0 {
             // The last bundle is still good to serve; whether anything else suffers, the other reasons say.
             let list = if reasons.is_empty() { &mut degraded } else { &mut reasons };
-            list.push(Reason::new("link_down", "no plugin is linked: changes of the bundle cannot arrive"));
+            list.push(Reason::new("link_down", self.why_no_link()));
         }
         let spire = self.hub.spire();
         degraded.extend(self.unhealthy(&spire));
@@ -67,6 +70,14 @@ impl View {
             reasons.push(Reason::new("task_ended", "the publishing task has ended"));
         }
         Readiness::new(reasons, degraded)
+    }
+
+    fn why_no_link(&self) -> String {
+        let mut why = "no plugin is linked: changes of the bundle cannot arrive".to_owned();
+        if self.link_identity.as_ref().is_some_and(|identity| identity.spiffe_id().is_none()) {
+            why.push_str("; nor can one link, because the Workload API has issued us no identity");
+        }
+        why
     }
 
     pub(crate) fn metrics_text(&self) -> Result<String, std::fmt::Error> {
@@ -94,6 +105,7 @@ impl View {
             readiness: self.readiness(),
             listeners: self.listeners.clone(),
             link_socket: self.link_socket.clone(),
+            link_identity: self.link_identity.as_ref().and_then(|own| Some(own.spiffe_id()?.to_string())),
             links: self.hub.links().iter().map(link_status).collect(),
             own: self.own(now),
             relationships: self.foreign(&spire, now),
@@ -241,8 +253,10 @@ fn pending_removal((trust_domain, reason): (TrustDomain, String)) -> PendingRemo
 fn link_status(link: &LinkInfo) -> LinkStatus {
     LinkStatus {
         plugin_version: link.plugin_version.clone(),
-        uid: link.uid,
-        pid: link.pid,
+        uid: link.peer.uid(),
+        pid: link.peer.pid(),
+        address: link.peer.address().map(|address| address.to_string()),
+        spiffe_id: link.peer.spiffe_id().map(ToString::to_string),
         since: time(link.since),
         lends: link.lends.as_ref().map(|identity| identity.spiffe_id.to_string()),
     }

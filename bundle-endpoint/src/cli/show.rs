@@ -40,10 +40,12 @@ pub(super) fn status(status: &Status) -> String {
         let identity = listener.identity.as_deref().map(|i| format!(" as {i}")).unwrap_or_default();
         line(&mut text, format_args!("  {} on {}, {profile}{identity}", listener.name, listener.address));
     }
-    line(&mut text, format_args!("  link on {}, plugins linked: {}", status.link_socket, status.links.len()));
+    let shown = status.link_identity.as_deref().map(|id| format!(" as {id}")).unwrap_or_default();
+    let count = status.links.len();
+    line(&mut text, format_args!("  link on {}{shown}, plugins linked: {count}", status.link_socket));
     for link in &status.links {
         let lends = link.lends.as_deref().unwrap_or("nothing");
-        line(&mut text, format_args!("    uid {} since {}, lends {lends}", link.uid, link.since));
+        line(&mut text, format_args!("    {} since {}, lends {lends}", link.who(), link.since));
     }
     own(&mut text, status);
     for relationship in &status.relationships {

@@ -74,7 +74,28 @@ fn a_trust_domain_that_is_none_is_refused() {
 #[test]
 fn a_network_link_says_what_to_write_instead() {
     let message = refused(&LEAST.replace("unix:///run/entente/link.sock", "dns:///endpoint:8444"));
-    assert!(message.contains("unix:///run/entente/link.sock"), "{message}");
+    assert!(
+        message.contains("unix:///run/entente/link.sock") && message.contains("0.0.0.0:8444"),
+        "{message}"
+    );
+}
+
+#[test]
+fn each_way_of_linking_takes_only_its_own_keys() {
+    let id = |id: &str| format!("[link]\nspiffe_id = {id:?}\n");
+    let own = id("spiffe://cluster1.org/bundle-endpoint");
+    assert!(refused(&LEAST.replace("[link]\n", &own)).contains("mutual TLS only"));
+    let mutual = LEAST.replace("unix:///run/entente/link.sock", "0.0.0.0:8444");
+    assert!(Config::parse(&mutual).is_ok());
+    assert!(Config::parse(&mutual.replace("[link]\n", &own)).is_ok());
+    let uids = refused(&mutual.replace("[link]\n", "[link]\nallowed_uids = [0]\n"));
+    assert!(uids.contains("spiffe://cluster1.org/spire/server"), "{uids}");
+    for wrong in
+        ["spiffe://cluster2.org/x", "spiffe://cluster1.org", "spiffe://cluster1.org/spire/server", "nothing"]
+    {
+        let message = refused(&mutual.replace("[link]\n", &id(wrong)));
+        assert!(message.contains("spiffe"), "{message}");
+    }
 }
 
 #[test]

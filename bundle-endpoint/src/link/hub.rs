@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::signing::SignPlaces;
 use super::spire::{PendingRemovals, ServerApi, SpireState};
-use super::{Held, HeldTable, OfferTable};
+use super::{Held, HeldTable, LinkPeer, OfferTable};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::{Lenders, LentIdentity};
 use crate::metrics::Metrics;
@@ -28,8 +28,7 @@ pub(crate) struct LinkId(u64);
 #[derive(Clone, Debug)]
 pub(crate) struct LinkInfo {
     pub(crate) plugin_version: String,
-    pub(crate) uid: u32,
-    pub(crate) pid: Option<i32>,
+    pub(crate) peer: LinkPeer,
     pub(crate) since: SystemTime,
     pub(crate) lends: Option<Arc<LentIdentity>>,
 }
@@ -247,6 +246,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::federation::relationship::{EndpointProfile, Mode};
+    use crate::link::LocalPeer;
 
     fn domain(name: &str) -> TrustDomain {
         TrustDomain::new(name).unwrap()
@@ -257,7 +257,8 @@ mod tests {
     }
 
     fn info() -> LinkInfo {
-        LinkInfo { plugin_version: "0".into(), uid: 0, pid: None, since: SystemTime::UNIX_EPOCH, lends: None }
+        let peer = LinkPeer::Local(LocalPeer { uid: 0, pid: None, allowed: true });
+        LinkInfo { plugin_version: "0".into(), peer, since: SystemTime::UNIX_EPOCH, lends: None }
     }
 
     fn bundle(sequence_number: Option<u64>) -> Option<Arc<Bundle>> {

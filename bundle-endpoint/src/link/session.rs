@@ -25,8 +25,8 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::hub::{Hub, LinkId, LinkInfo, Relationships};
 use super::offers::Offer;
 use super::signing::SignQueue;
-use super::socket::LinkPeer;
 use super::spire::ServerApi;
+use super::stream::LinkPeer;
 use super::wire::{self, MessageError};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::LentIdentity;
@@ -66,9 +66,11 @@ impl Link for LinkService {
         &self,
         request: Request<Streaming<PluginMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let peer = request.extensions().get::<LinkPeer>().copied();
-        let peer = peer.ok_or_else(|| Status::unauthenticated("the user id of the peer is not known"))?;
-        if !peer.allowed {
+        let peer = request.extensions().get::<LinkPeer>().cloned();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("it is not known who the peer is"))?;
+        if let LinkPeer::Local(peer) = &peer
+            && !peer.allowed
+        {
             // The socket has logged and counted it.
             return Err(Status::permission_denied(format!(
                 "user id {} may not link: name it in [link] allowed_uids of the bundle endpoint",
@@ -76,6 +78,13 @@ impl Link for LinkService {
             )));
         }
         let (sender, receiver) = mpsc::channel(16);
+        let span = info_span!(
+            "link",
+            uid = peer.uid(),
+            pid = peer.pid(),
+            peer = peer.address().map(tracing::field::display),
+            spiffe_id = peer.spiffe_id().map(tracing::field::display),
+        );
         let session = Session {
             hub: Arc::clone(&self.hub),
             refusals: Arc::clone(&self.refusals),
@@ -83,7 +92,6 @@ impl Link for LinkService {
             sender,
             stop: self.stop.clone(),
         };
-        let span = info_span!("link", uid = peer.uid, pid = peer.pid);
         tokio::spawn(session.run(request.into_inner()).instrument(span));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -164,8 +172,7 @@ impl Session {
     async fn linked(&self, hello: PluginHello, mut incoming: Streaming<PluginMessage>) -> Status {
         let info = LinkInfo {
             plugin_version: printable(&hello.version, 50),
-            uid: self.peer.uid,
-            pid: self.peer.pid,
+            peer: self.peer.clone(),
             since: SystemTime::now(),
             lends: None,
         };

@@ -1,51 +1,29 @@
-//! The link's Unix socket: made for its owner and group only, its peers' user IDs looked at, and nothing but HTTP/2 let
-//! through to gRPC.
+//! The link's Unix socket: made for its owner and group only, and its peers' user IDs looked at.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use entente_bounds::Throttle;
-use entente_proto::link::v1::link_server::LinkServer;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{interval, timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tracing::{debug, error, warn};
 
-use super::{Hub, LinkService};
+use super::Hub;
+use super::stream::{self, LinkPeer, LinkStream, LocalPeer, MAX_LINKS, PREFACE_TIMEOUT};
 use crate::address::UnixAddress;
 use crate::logging::chain;
 
-/// With what every HTTP/2 client begins (RFC 9113 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// For the preface to arrive.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Connections of allowed peers at the same time; one per SPIRE Server plugin is usual.
-const MAX_LINKS: usize = 64;
-
 /// Connections of peers that are only told why they may not link.
 const MAX_REFUSED: usize = 4;
-
-/// Streams of one connection; a plugin needs one.
-const MAX_STREAMS: u32 = 4;
-
-/// A whole state of ten thousand relationships is a few MiB.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Between two looks whether the socket's file is still there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -84,14 +62,6 @@ pub(crate) enum SocketError {
         /// Why.
         source: io::Error,
     },
-}
-
-/// Who is at the other end, as the kernel says.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LinkPeer {
-    pub(crate) uid: u32,
-    pub(crate) pid: Option<i32>,
-    pub(crate) allowed: bool,
 }
 
 /// The bound socket; its file goes when this is dropped.
@@ -156,20 +126,13 @@ impl LinkSocket {
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
         let (sender, accepted) = mpsc::channel(MAX_LINKS);
-        let service = LinkServer::new(LinkService::new(Arc::clone(&hub), stop.clone()))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(20)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .max_concurrent_streams(MAX_STREAMS)
-            .add_service(service)
-            .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.clone().cancelled_owned());
+        let server = stream::serve(Arc::clone(&hub), accepted, stop.clone());
         let accepting = stop.run_until_cancelled(self.accept(hub, sender));
         let (served, _) = tokio::join!(server, accepting);
         served
     }
 
-    async fn accept(mut self, hub: Arc<Hub>, accepted: mpsc::Sender<io::Result<LinkStream>>) {
+    async fn accept(mut self, hub: Arc<Hub>, accepted: mpsc::Sender<io::Result<LinkStream<UnixStream>>>) {
         let door = Door {
             hub,
             links: Arc::new(Semaphore::new(MAX_LINKS)),
@@ -228,13 +191,13 @@ impl LinkSocket {
     }
 
     // A peer that the kernel does not name is nobody.
-    fn peer(&self, stream: &UnixStream) -> LinkPeer {
+    fn peer(&self, stream: &UnixStream) -> LocalPeer {
         match stream.peer_cred() {
             Ok(found) => {
                 let uid = found.uid();
-                LinkPeer { uid, pid: found.pid(), allowed: self.allowed_uids.contains(&uid) }
+                LocalPeer { uid, pid: found.pid(), allowed: self.allowed_uids.contains(&uid) }
             }
-            Err(_) => LinkPeer { uid: u32::MAX, pid: None, allowed: false },
+            Err(_) => LocalPeer { uid: u32::MAX, pid: None, allowed: false },
         }
     }
 }
@@ -249,7 +212,7 @@ struct Door {
 }
 
 impl Door {
-    fn admit(&self, peer: LinkPeer) -> Option<OwnedSemaphorePermit> {
+    fn admit(&self, peer: LocalPeer) -> Option<OwnedSemaphorePermit> {
         if !peer.allowed {
             self.refused(peer, "uid", None);
         }
@@ -264,11 +227,11 @@ impl Door {
     async fn enter(
         &self,
         stream: UnixStream,
-        peer: LinkPeer,
+        peer: LocalPeer,
         permit: OwnedSemaphorePermit,
-        accepted: mpsc::Sender<io::Result<LinkStream>>,
+        accepted: mpsc::Sender<io::Result<LinkStream<UnixStream>>>,
     ) {
-        match timeout(PREFACE_TIMEOUT, preface(stream, peer, permit)).await {
+        match timeout(PREFACE_TIMEOUT, LinkStream::begin(stream, LinkPeer::Local(peer), permit)).await {
             Ok(Ok(stream)) => {
                 // The server is gone only when we are shutting down.
                 let _ = accepted.send(Ok(stream)).await;
@@ -278,7 +241,7 @@ impl Door {
         }
     }
 
-    fn refused(&self, peer: LinkPeer, reason: &'static str, error: Option<io::Error>) {
+    fn refused(&self, peer: LocalPeer, reason: &'static str, error: Option<io::Error>) {
         self.hub.metrics.link_refusal(reason);
         if let Some(suppressed) = self.throttle.pass() {
             let detail = error.map(|error| error.to_string());
@@ -334,73 +297,4 @@ fn private_socket(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)?;
     rustix::net::listen(&socket, 128)?;
     Ok(socket)
-}
-
-async fn preface(
-    mut stream: UnixStream,
-    peer: LinkPeer,
-    permit: OwnedSemaphorePermit,
-) -> io::Result<LinkStream> {
-    let mut first = [0; PREFACE.len()];
-    let mut filled = 0;
-    while let Some(rest) = first.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        let read = stream.read(rest).await?;
-        filled += read;
-        if read == 0 || first.get(..filled) != PREFACE.get(..filled) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not http/2"));
-        }
-    }
-    Ok(LinkStream { stream, peer, unread: PREFACE, _permit: permit })
-}
-
-/// An accepted connection whose preface was read and is read once more by HTTP/2.
-#[derive(Debug)]
-struct LinkStream {
-    stream: UnixStream,
-    peer: LinkPeer,
-    unread: &'static [u8],
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Connected for LinkStream {
-    type ConnectInfo = LinkPeer;
-    fn connect_info(&self) -> LinkPeer {
-        self.peer
-    }
-}
-
-impl AsyncRead for LinkStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.unread.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        ready!(Pin::new(&mut self.unread).poll_read(cx, buf))?;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for LinkStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

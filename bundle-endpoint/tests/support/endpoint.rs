@@ -76,7 +76,10 @@ impl Endpoint {
     }
 
     pub fn link_socket(&self) -> PathBuf {
-        self.bound.link_socket.clone()
+        match &self.bound.link {
+            app::BoundLink::Unix(path) => path.clone(),
+            app::BoundLink::Tcp(address) => panic!("linked by {address}"),
+        }
     }
 
     /// Stops it in good order; every part must have ended well.

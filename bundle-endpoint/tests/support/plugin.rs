@@ -55,16 +55,24 @@ impl FakePlugin {
 
     pub async fn link_as(socket: &Path, trust_domain: &str) -> Self {
         let plugin = Self::open(socket).await.unwrap();
+        plugin.hello(trust_domain).await;
         plugin
-            .say(Message::Hello(PluginHello { trust_domain: trust_domain.into(), version: "test".into() }))
-            .await;
-        plugin
+    }
+
+    pub async fn hello(&self, trust_domain: &str) {
+        let hello = PluginHello { trust_domain: trust_domain.into(), version: "test".into() };
+        self.say(Message::Hello(hello)).await;
     }
 
     /// An open stream on which nothing was said.
     pub async fn open(socket: &Path) -> Result<Self, Status> {
+        Self::open_on(channel(socket).await).await
+    }
+
+    /// The same on a connection of whatever kind.
+    pub async fn open_on(channel: Channel) -> Result<Self, Status> {
         let (to, messages) = mpsc::channel(64);
-        let mut client = LinkClient::new(channel(socket).await);
+        let mut client = LinkClient::new(channel);
         let incoming = client.connect(ReceiverStream::new(messages)).await?.into_inner();
         let (offer_sender, offers) = mpsc::unbounded_channel();
         let signing = Arc::new(Mutex::new(Signing::Silent));

@@ -1,0 +1,175 @@
+//! What both ways of linking have in common once the peer is known: nothing but HTTP/2 gets through to gRPC, and so much of it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use entente_bundle::SpiffeId;
+use entente_proto::link::v1::link_server::LinkServer;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+
+use super::{Hub, LinkService};
+
+/// Connections of allowed peers at the same time; one per SPIRE Server plugin is usual, two while one is made anew.
+pub(super) const MAX_LINKS: usize = 64;
+
+/// For the preface to arrive.
+pub(super) const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// With what every HTTP/2 client begins (RFC 9113 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Streams of one connection; a plugin needs one.
+const MAX_STREAMS: u32 = 4;
+
+/// A whole state of ten thousand relationships is a few MiB.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LinkPeer {
+    Local(LocalPeer),
+    /// Over the network, as its verified X509-SVID says.
+    Verified {
+        spiffe_id: SpiffeId,
+        address: SocketAddr,
+    },
+}
+
+/// A peer of our socket, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LocalPeer {
+    pub(crate) uid: u32,
+    pub(crate) pid: Option<i32>,
+    pub(crate) allowed: bool,
+}
+
+impl LinkPeer {
+    pub(crate) fn uid(&self) -> Option<u32> {
+        match self {
+            Self::Local(peer) => Some(peer.uid),
+            Self::Verified { .. } => None,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Option<i32> {
+        match self {
+            Self::Local(peer) => peer.pid,
+            Self::Verified { .. } => None,
+        }
+    }
+
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Local(_) => None,
+            Self::Verified { address, .. } => Some(*address),
+        }
+    }
+
+    pub(crate) fn spiffe_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Local(_) => None,
+            Self::Verified { spiffe_id, .. } => Some(spiffe_id),
+        }
+    }
+}
+
+/// An accepted connection whose preface was read and is read once more by HTTP/2.
+#[derive(Debug)]
+pub(super) struct LinkStream<S> {
+    stream: S,
+    peer: LinkPeer,
+    unread: &'static [u8],
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Serves the link on these streams until `stop`; returns when every one of them has ended.
+pub(super) async fn serve<S>(
+    hub: Arc<Hub>,
+    accepted: mpsc::Receiver<io::Result<LinkStream<S>>>,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service =
+        LinkServer::new(LinkService::new(hub, stop.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(MAX_STREAMS)
+        .add_service(service)
+        .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.cancelled_owned())
+        .await
+}
+
+impl<S: AsyncRead + Unpin> LinkStream<S> {
+    /// Reads the preface. The caller sets the limit on time.
+    pub(super) async fn begin(
+        mut stream: S,
+        peer: LinkPeer,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<Self> {
+        let mut first = [0; PREFACE.len()];
+        let mut filled = 0;
+        while let Some(rest) = first.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let read = stream.read(rest).await?;
+            filled += read;
+            if read == 0 || first.get(..filled) != PREFACE.get(..filled) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not http/2"));
+            }
+        }
+        Ok(Self { stream, peer, unread: PREFACE, _permit: permit })
+    }
+}
+
+impl<S> Connected for LinkStream<S> {
+    type ConnectInfo = LinkPeer;
+    fn connect_info(&self) -> LinkPeer {
+        self.peer.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for LinkStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        ready!(Pin::new(&mut self.unread).poll_read(cx, buf))?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for LinkStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
