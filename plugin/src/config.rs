@@ -1,6 +1,7 @@
 //! The plugin's block of server.conf: value to [`Config`]. Configure and Validate share this, and every mistake is found in one go.
 
 mod duration;
+mod endpoint;
 mod federates_with;
 mod reader;
 
@@ -16,6 +17,7 @@ use crate::hcl;
 use crate::relationships::{FederationRelationship, Mode};
 use reader::Block;
 
+pub(crate) use endpoint::Endpoint;
 pub(crate) use federates_with::check_url;
 
 /// Where SPIRE Server's own socket is unless told otherwise.
@@ -29,6 +31,7 @@ const MAX_REFRESH_HINT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 const KEYS: &[&str] = &[
     "endpoint",
+    "endpoint_spiffe_id",
     "endpoint_uid",
     "federates_with",
     "refresh_hint",
@@ -42,10 +45,8 @@ const KEYS: &[&str] = &[
 pub(crate) struct Config {
     /// The own trust domain, from SPIRE Server.
     pub(crate) trust_domain: TrustDomain,
-    /// Unix socket on which the bundle endpoint awaits the link.
-    pub(crate) endpoint: PathBuf,
-    /// Only user that may own the other end of that socket, beside the default of our own and root.
-    pub(crate) endpoint_uid: Option<u32>,
+    /// Where the bundle endpoint awaits the link.
+    pub(crate) endpoint: Endpoint,
     pub(crate) federates_with: BTreeMap<TrustDomain, FederationRelationship>,
     /// Put into every bundle that we publish: SPIRE does not hand its own on.
     pub(crate) refresh_hint: Duration,
@@ -125,12 +126,7 @@ impl Config {
 
 fn read_root(own: &TrustDomain, root: &hcl::Object, mistakes: &mut Mistakes) -> Option<Config> {
     let block = Block::new("", root, KEYS, mistakes);
-    let endpoint = read_endpoint(&block, mistakes);
-    let endpoint_uid = block.integer("endpoint_uid", mistakes).and_then(|number| {
-        u32::try_from(number)
-            .inspect_err(|_| mistakes.add("endpoint_uid", format!("expected a user ID, found {number}")))
-            .ok()
-    });
+    let endpoint = endpoint::read(&block, own, mistakes);
     let refresh_hint = read_refresh_hint(&block, mistakes);
     let serve_as_server = block.boolean("serve_as_server", mistakes).unwrap_or(false);
     let server_socket = match block.string("server_socket", mistakes) {
@@ -148,37 +144,12 @@ fn read_root(own: &TrustDomain, root: &hcl::Object, mistakes: &mut Mistakes) -> 
     Some(Config {
         trust_domain: own.clone(),
         endpoint: endpoint?,
-        endpoint_uid,
         federates_with,
         refresh_hint,
         serve_as_server,
         server_socket: server_socket?,
         undeclared_bundles,
     })
-}
-
-fn read_endpoint(block: &Block<'_>, mistakes: &mut Mistakes) -> Option<PathBuf> {
-    const EXAMPLE: &str =
-        "expected the link socket of bundle-endpoint, such as \"unix:///run/entente/link.sock\"";
-    let before = mistakes.0.len();
-    let Some(text) = block.string("endpoint", mistakes) else {
-        if mistakes.0.len() == before {
-            mistakes.add("endpoint", format!("missing; {EXAMPLE}"));
-        }
-        return None;
-    };
-    if text.starts_with("dns:") {
-        mistakes.add(
-            "endpoint",
-            format!("{text:?} needs the link over mutual TLS, which this version does not have; {EXAMPLE}"),
-        );
-        return None;
-    }
-    let Some(path) = text.strip_prefix("unix:") else {
-        mistakes.add("endpoint", format!("{EXAMPLE}, found {text:?}"));
-        return None;
-    };
-    socket_path("endpoint", path, mistakes)
 }
 
 fn read_server_socket(text: &str, mistakes: &mut Mistakes) -> Option<PathBuf> {

@@ -77,7 +77,7 @@ fn trust_domain(core: Option<&CoreConfiguration>) -> &str {
 fn announce(config: &Config) {
     info!(
         trust_domain = %config.trust_domain,
-        endpoint = %config.endpoint.display(),
+        endpoint = %config.endpoint,
         server_socket = %config.server_socket.display(),
         serve_as_server = config.serve_as_server,
         relationships = config.federates_with.len(),

@@ -3,7 +3,7 @@
 //! The endpoint only fetches. Which trust domains there are, whether a bundle is sound and newer, and what SPIRE really holds
 //! afterwards is found out here. Each trust domain has its own task, so that a slow one delays nobody.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use entente_proto::link::v1 as link;
 use entente_proto::link::v1::offer_outcome::Outcome;
 use entente_proto::spire::api::types;
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
 use tonic::Code;
 use tracing::{Instrument, debug, error, info, warn};
 
 use crate::counters::Counter;
 use crate::hclog::chain;
+use crate::link::{Origin, Outcomes};
 use crate::pending_removals::Cause;
 use crate::rate_limit::LineKind;
 use crate::relationships::{self, Mode};
@@ -31,22 +31,20 @@ use crate::state::Shared;
 /// Shortest time from one offer of a trust domain to its next: each costs SPIRE a call, or a fetch.
 const PACE: Duration = Duration::from_millis(250);
 
-/// Where answers to the endpoint go.
-pub(crate) type Replies = mpsc::Sender<link::PluginMessage>;
-
 /// Takes offers from all links.
 #[derive(Debug)]
 pub(crate) struct Federation {
     shared: Arc<Shared>,
-    /// Trust domains with an offer in work, and the newest one that came meanwhile.
-    slots: Mutex<HashMap<TrustDomain, Option<Offer>>>,
+    /// Trust domains with an offer in work, and those that came meanwhile: of each origin the newest, in their order.
+    slots: Mutex<HashMap<TrustDomain, VecDeque<Offer>>>,
     repeats: Mutex<Repeats>,
 }
 
 #[derive(Debug)]
 struct Offer {
     message: link::OfferedBundle,
-    replies: Replies,
+    outcomes: Outcomes,
+    origin: Arc<Origin>,
 }
 
 /// What becomes of an offer.
@@ -135,26 +133,34 @@ impl Federation {
         Arc::new(Self { shared, slots: Mutex::default(), repeats: Mutex::default() })
     }
 
-    /// Takes an offer; the answer comes later. A newer offer replaces one that waits.
-    pub(crate) fn offer(self: &Arc<Self>, message: link::OfferedBundle, replies: Replies) {
-        let Ok(trust_domain) = TrustDomain::new(&message.trust_domain) else {
-            let name = message.trust_domain.chars().take(80).collect();
-            self.turn_away(&message, Verdict::Refused(Refusal::Name { name }), &replies);
+    /// Takes an offer; the answer comes later. A newer offer replaces one that waits and has the same origin.
+    pub(crate) fn offer(
+        self: &Arc<Self>,
+        message: link::OfferedBundle,
+        outcomes: Outcomes,
+        origin: Arc<Origin>,
+    ) {
+        let offer = Offer { message, outcomes, origin };
+        let Ok(trust_domain) = TrustDomain::new(&offer.message.trust_domain) else {
+            let name = offer.message.trust_domain.chars().take(80).collect();
+            self.turn_away(&offer, Verdict::Refused(Refusal::Name { name }));
             return;
         };
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let offer = Offer { message, replies };
         if let Some(waiting) = slots.get_mut(&trust_domain) {
-            *waiting = Some(offer);
+            match waiting.iter_mut().find(|other| Arc::ptr_eq(&other.origin, &offer.origin)) {
+                Some(older) => *older = offer,
+                None => waiting.push_back(offer),
+            }
             return;
         }
         // What nobody declared takes no task and no memory.
         if let Some(verdict) = self.inadmissible(&trust_domain) {
             drop(slots);
-            self.turn_away(&offer.message, verdict, &offer.replies);
+            self.turn_away(&offer, verdict);
             return;
         }
-        slots.insert(trust_domain.clone(), None);
+        slots.insert(trust_domain.clone(), VecDeque::new());
         drop(slots);
         let span = tracing::info_span!("offer", %trust_domain);
         tokio::spawn(self.clone().work(trust_domain, offer).instrument(span));
@@ -172,11 +178,9 @@ impl Federation {
         (!is_declared).then(|| Verdict::Refused(Refusal::Undeclared { trust_domain: trust_domain.clone() }))
     }
 
-    fn turn_away(&self, message: &link::OfferedBundle, verdict: Verdict, replies: &Replies) {
+    fn turn_away(&self, offer: &Offer, verdict: Verdict) {
         // One subject for all strangers: the endpoint chooses their names.
-        let reply = self.tell(LineKind::StrangerOffer, "undeclared", message, &verdict);
-        // Nobody waits where the endpoint does not read: it offers again when it hears nothing.
-        let _ = replies.try_send(reply);
+        self.tell(LineKind::StrangerOffer, "undeclared", offer, &verdict);
     }
 
     async fn work(self: Arc<Self>, trust_domain: TrustDomain, mut offer: Offer) {
@@ -184,12 +188,10 @@ impl Federation {
             let worker = Worker { shared: &self.shared, trust_domain: &trust_domain };
             let decided = AssertUnwindSafe(worker.decide(&offer.message)).catch_unwind().await;
             let verdict = decided.unwrap_or(Verdict::Failed(Failure::Panicked));
-            let reply = self.tell(LineKind::Offer, trust_domain.as_str(), &offer.message, &verdict);
-            // A link that is gone offers again when it is back.
-            let _ = offer.replies.send(reply).await;
+            self.tell(LineKind::Offer, trust_domain.as_str(), &offer, &verdict);
             tokio::time::sleep(PACE).await;
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            match slots.get_mut(&trust_domain).and_then(Option::take) {
+            match slots.get_mut(&trust_domain).and_then(VecDeque::pop_front) {
                 Some(newer) => offer = newer,
                 None => {
                     slots.remove(&trust_domain);
@@ -200,35 +202,22 @@ impl Federation {
     }
 
     /// Counts always, logs what is new.
-    fn tell(
-        &self,
-        kind: LineKind,
-        subject: &str,
-        offer: &link::OfferedBundle,
-        verdict: &Verdict,
-    ) -> link::PluginMessage {
+    fn tell(&self, kind: LineKind, subject: &str, offer: &Offer, verdict: &Verdict) {
         self.shared.counters.add(Counter::Offers { outcome: verdict.word() });
         let reason = verdict.reason();
         self.log(kind, subject, offer, verdict, &reason);
         let outcome = link::OfferOutcome {
-            trust_domain: offer.trust_domain.clone(),
-            offer_id: offer.offer_id,
+            trust_domain: offer.message.trust_domain.clone(),
+            offer_id: offer.message.offer_id,
             outcome: verdict.outcome().into(),
             reason,
         };
-        link::PluginMessage { message: Some(link::plugin_message::Message::OfferOutcome(outcome)) }
+        offer.outcomes.tell(outcome);
     }
 
-    fn log(
-        &self,
-        kind: LineKind,
-        subject: &str,
-        offer: &link::OfferedBundle,
-        verdict: &Verdict,
-        reason: &str,
-    ) {
+    fn log(&self, kind: LineKind, subject: &str, offer: &Offer, verdict: &Verdict, reason: &str) {
         let lines = &self.shared.endpoint_lines;
-        let trust_domain: String = offer.trust_domain.chars().take(255).collect();
+        let trust_domain: String = offer.message.trust_domain.chars().take(255).collect();
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(verdict, Verdict::Set | Verdict::Unchanged) {
             repeats.over(subject);

@@ -80,6 +80,26 @@ impl Identities {
         self.0.borrow().current.clone()
     }
 
+    /// Waits until there is one.
+    pub(crate) async fn known(&self) -> Arc<Identity> {
+        let mut pairs = self.0.subscribe();
+        loop {
+            if let Some(current) = pairs.borrow_and_update().current.clone() {
+                return current;
+            }
+            // Cannot fail: the sender is ours.
+            let _ = pairs.changed().await;
+        }
+    }
+
+    /// Waits until `shown` is not the current one any more.
+    pub(crate) async fn replaced(&self, shown: &Arc<Identity>) {
+        let is_other =
+            |pair: &Pair| pair.current.as_ref().is_some_and(|current| !Arc::ptr_eq(current, shown));
+        // Cannot fail: the sender is ours.
+        let _ = self.0.subscribe().wait_for(is_other).await;
+    }
+
     /// Wakes whoever wants to know of a rotation.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Pair> {
         self.0.subscribe()
@@ -91,7 +111,7 @@ impl Identities {
         pair.current.iter().chain(&pair.previous).map(|identity| identity.key.clone()).collect()
     }
 
-    fn set(&self, identity: Identity) {
+    pub(crate) fn set(&self, identity: Identity) {
         self.0.send_modify(|pair| {
             pair.previous = pair.current.replace(Arc::new(identity));
         });
@@ -114,6 +134,11 @@ impl Identity {
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).map_err(IdentityError::Key)?;
         CertifiedKey::new(chain.clone(), key.clone()).keys_match().map_err(|_| IdentityError::Mismatch)?;
         Ok(Self { chain, key: ServerKey { leaf_sha256, key } })
+    }
+
+    /// For handshakes of our own, in which we are SPIRE Server.
+    pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
+        Arc::new(CertifiedKey::new(self.chain.clone(), Arc::clone(&self.key.key)))
     }
 }
 

@@ -75,6 +75,12 @@ impl OwnBundle {
         self.current.subscribe()
     }
 
+    /// Waits until there is one.
+    pub(crate) async fn known(&self) {
+        // Cannot fail: the sender is ours.
+        let _ = self.current.subscribe().wait_for(Option::is_some).await;
+    }
+
     pub(crate) fn current(&self) -> Option<Arc<Bundle>> {
         self.current.borrow().clone()
     }

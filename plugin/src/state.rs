@@ -14,10 +14,9 @@ use crate::held::Held;
 use crate::identity::Identities;
 use crate::own_bundle::OwnBundle;
 use crate::pending_removals::PendingRemovals;
-use crate::rate_limit::{EndpointLines, RateLimit};
+use crate::rate_limit::EndpointLines;
 use crate::relationships::{self, FederationRelationship, SpireRelationships};
 use crate::server_api::Connections;
-use crate::signing;
 
 /// Everything that outlives a single call.
 #[derive(Debug)]
@@ -40,7 +39,6 @@ pub(crate) struct Shared {
     pub(crate) api_trouble: watch::Sender<Option<Arc<str>>>,
     /// Asks for a look at what SPIRE holds at once.
     pub(crate) look_wanted: Notify,
-    pub(crate) signing_limit: RateLimit,
     pub(crate) endpoint_lines: EndpointLines,
     pub(crate) counters: Counters,
 }
@@ -60,7 +58,6 @@ impl Shared {
             removals: PendingRemovals::default(),
             api_trouble: watch::Sender::new(Some("SPIRE's API has not answered the plugin yet".into())),
             look_wanted: Notify::new(),
-            signing_limit: signing::rate_limit(Instant::now()),
             endpoint_lines: EndpointLines::new(Instant::now()),
             counters: Counters::default(),
         })

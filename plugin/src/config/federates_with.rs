@@ -150,7 +150,7 @@ pub(crate) fn check_url(text: &str) -> Result<(), &'static str> {
 
 /// What could ever be dialled. RFC 1123 2.1: labels of 1 to 63 letters, digits and inner hyphens (underscores are about, so they pass);
 /// and a name whose last label is a number is an IPv4 address or nothing.
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     match text.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
         None => ServerName::try_from(text).is_ok(),

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::relationships::{EndpointProfile, Unsigned};
+use crate::unix_socket::AllowedOwner;
 
 const GOOD: &str = r#"
 endpoint = "unix:///run/entente/link.sock"
@@ -84,7 +85,7 @@ fn every_mistake_comes_out_at_once_with_its_key() {
     let found = mistakes(text);
     for expected in [
         "endpiont: unknown key; did you mean endpoint?",
-        "endpoint: missing; expected the link socket of bundle-endpoint",
+        "endpoint: missing; expected where bundle-endpoint awaits the link",
         "refresh_hint: expected a duration in whole seconds",
         "serve_as_server: expected true or false without quotes, found a string",
         "federates_with \"cluster1.org\": this is the server's own trust domain",
@@ -106,13 +107,12 @@ fn every_mistake_comes_out_at_once_with_its_key() {
 #[test]
 fn each_single_mistake_is_named() {
     for (from, to, expected) in [
+        ("unix:///run/entente", "unix://run", "endpoint: expected an absolute path"),
         (
             "unix:///run/entente",
-            "dns:///bundle-endpoint:8444",
-            "endpoint: \"dns:///bundle-endpoint:8444/link.sock\" needs the link over mutual TLS",
+            "tcp://127.0.0.1:1",
+            "endpoint: expected where bundle-endpoint awaits the link",
         ),
-        ("unix:///run/entente", "unix://run", "endpoint: expected an absolute path"),
-        ("unix:///run/entente", "tcp://127.0.0.1:1", "endpoint: expected the link socket"),
         ("unix:///run/spire/api.sock", "api.sock", "server_socket: expected an absolute path"),
         ("2m30s", "0s", "refresh_hint: expected a duration"),
         ("2m30s", "1500ms", "refresh_hint: expected a duration"),
@@ -261,8 +261,9 @@ fn both_shapes_that_spire_sends_mean_the_same() {
     let native = Config::read(GOOD, "cluster1.org").unwrap();
     assert_eq!(native, Config::read(QUOTED, "cluster1.org").unwrap());
     assert_eq!(native.refresh_hint, Duration::from_secs(150));
-    assert_eq!(native.endpoint, PathBuf::from("/run/entente/link.sock"));
-    assert_eq!((native.endpoint_uid, native.undeclared_bundles), (Some(1000), UndeclaredBundles::Remove));
+    let path = PathBuf::from("/run/entente/link.sock");
+    assert_eq!(native.endpoint, Endpoint::Socket { path, owner: AllowedOwner::Uid(1000) });
+    assert_eq!(native.undeclared_bundles, UndeclaredBundles::Remove);
     let [second, third] = native.federates_with.values().collect::<Vec<_>>()[..] else { panic!("two") };
     assert_eq!(
         (second.mode, second.unsigned, second.follow_redirects),
@@ -280,7 +281,8 @@ fn what_is_left_out_has_a_default() {
     let config = Config::read("endpoint = \"unix:/run/link.sock\"", "cluster1.org").unwrap();
     assert_eq!(config.server_socket, PathBuf::from(DEFAULT_SERVER_SOCKET));
     assert_eq!(config.refresh_hint, DEFAULT_REFRESH_HINT);
-    assert_eq!((config.serve_as_server, config.endpoint_uid), (false, None));
+    assert!(!config.serve_as_server);
+    assert!(matches!(config.endpoint, Endpoint::Socket { owner: AllowedOwner::OwnOrRoot, .. }));
     assert_eq!(config.undeclared_bundles, UndeclaredBundles::Keep);
     assert!(config.federates_with.is_empty());
 }

@@ -9,7 +9,7 @@ use entente_proto::link::v1 as wire;
 use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::LinkError;
+use super::error::LinkError;
 use super::session::Outbox;
 use crate::config::Config;
 use crate::pending_removals::Pending;

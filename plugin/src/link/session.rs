@@ -9,22 +9,24 @@ use entente_proto::link::v1::link_client::LinkClient;
 use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 use entente_proto::link::v1::sign_response::Result as SignResult;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, warn};
 
+use super::Target;
+use super::connection::Io;
+use super::error::LinkError;
 use super::replay::Replay;
-use super::{LinkError, Target};
 use crate::counters::Counter;
 use crate::federation::Federation;
 use crate::hclog::chain;
-use crate::rate_limit::LineKind;
+use crate::rate_limit::{LineKind, RateLimit};
 use crate::signing::{self, Refusal, SigningRequest};
 use crate::state::Shared;
-use crate::unix_socket;
 
 /// Longest wait for anything at all from the endpoint.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
@@ -35,53 +37,55 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Longest wait for the answer to our hello.
 const HELLO: Duration = Duration::from_secs(10);
 
-/// Messages that may wait for the endpoint to read them.
-const OUTBOX: usize = 64;
+/// State that may wait for the endpoint to read it. One message, because the next one is made of what is true then.
+const STATE: usize = 1;
+
+/// Signatures that may wait for the endpoint to read them.
+const SIGNATURES: usize = 64;
+
+/// Answers to offers that may wait for the endpoint to read them.
+const OUTCOMES: usize = 1024;
 
 /// Largest message that we take: a foreign bundle has at most a mebibyte as JSON.
 const MAX_MESSAGE: usize = 4 << 20;
 
-/// Runs one link until it ends, and says why. `established` is called after hello on both sides.
-pub(super) async fn run(
-    shared: &Shared,
-    federation: &Arc<Federation>,
-    target: &Target,
-    established: impl FnOnce(),
-) -> LinkError {
-    let (outbox, waiting) = mpsc::channel(OUTBOX);
-    let mut inbound = match open(target, &outbox, waiting).await {
-        Ok(inbound) => inbound,
-        Err(error) => return error,
-    };
-    established();
-    let writes = Outbox(outbox.clone());
-    let reader = Reader { shared, federation, outbox: &outbox };
-    let end = tokio::select! {
-        end = reader.run(&mut inbound) => end,
-        end = write(shared, &writes) => end,
-    };
-    end.err().unwrap_or(LinkError::Ended)
+/// The far end of a link, whichever connection leads to it: what it may ask for is counted together, and apart from the others.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    signatures: RateLimit,
 }
 
-async fn open(
-    target: &Target,
-    outbox: &mpsc::Sender<wire::PluginMessage>,
-    waiting: mpsc::Receiver<wire::PluginMessage>,
-) -> Result<Streaming<wire::EndpointMessage>, LinkError> {
-    let stream = unix_socket::connect(&target.path, target.owner).await?;
+impl Origin {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { signatures: signing::rate_limit(now) }
+    }
+}
+
+/// A link on which both sides have said hello.
+pub(super) struct Opened {
+    inbound: Streaming<wire::EndpointMessage>,
+    state: Outbox,
+    signatures: Outbox,
+    outcomes: Outcomes,
+}
+
+/// Says hello on a connection and hears the endpoint's.
+pub(super) async fn open(target: &Target, stream: Box<dyn Io>) -> Result<Opened, LinkError> {
+    let (state, waiting_state) = mpsc::channel(STATE);
+    let (signatures, waiting_signatures) = mpsc::channel(SIGNATURES);
+    let (outcomes, waiting_outcomes) = mpsc::channel(OUTCOMES);
     let hello = wire::PluginHello {
         trust_domain: target.trust_domain.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    // Cannot fail: the channel is empty and its receiver is here.
-    let _ = outbox.try_send(message(FromPlugin::Hello(hello)));
+    // Apart, so that a state of many messages holds up no signature.
+    let waiting = ReceiverStream::new(waiting_signatures)
+        .merge(ReceiverStream::new(waiting_outcomes))
+        .merge(ReceiverStream::new(waiting_state));
+    let outbound = tokio_stream::once(message(FromPlugin::Hello(hello))).chain(waiting);
     let greeting = async {
         let mut client = LinkClient::new(channel(stream).await?).max_decoding_message_size(MAX_MESSAGE);
-        let mut inbound = client
-            .connect(ReceiverStream::new(waiting))
-            .await
-            .map_err(|status| failed(&status))?
-            .into_inner();
+        let mut inbound = client.connect(outbound).await.map_err(|status| failed(&status))?.into_inner();
         match inbound.message().await.map_err(|status| failed(&status))? {
             Some(wire::EndpointMessage { message: Some(FromEndpoint::Hello(hello)) }) => {
                 check(target, hello)?
@@ -91,7 +95,28 @@ async fn open(
         }
         Ok(inbound)
     };
-    tokio::time::timeout(HELLO, greeting).await.map_err(|_| LinkError::NoHello)?
+    let inbound = tokio::time::timeout(HELLO, greeting).await.map_err(|_| LinkError::NoHello)??;
+    let outcomes = Outcomes { waiting: outcomes, overflowed: CancellationToken::new() };
+    Ok(Opened { inbound, state: Outbox(state), signatures: Outbox(signatures), outcomes })
+}
+
+impl Opened {
+    /// Runs until the link ends, and says why.
+    pub(super) async fn serve(
+        mut self,
+        shared: &Shared,
+        federation: &Arc<Federation>,
+        origin: &Arc<Origin>,
+    ) -> LinkError {
+        let reader =
+            Reader { shared, federation, origin, signatures: &self.signatures, outcomes: &self.outcomes };
+        let end = tokio::select! {
+            end = reader.run(&mut self.inbound) => end,
+            end = write(shared, &self.state) => end,
+            () = self.outcomes.overflowed.cancelled() => Err(LinkError::Stalled),
+        };
+        end.err().unwrap_or(LinkError::Ended)
+    }
 }
 
 fn check(target: &Target, hello: wire::EndpointHello) -> Result<(), LinkError> {
@@ -104,7 +129,7 @@ fn check(target: &Target, hello: wire::EndpointHello) -> Result<(), LinkError> {
 }
 
 /// HTTP/2 over a connection that is there already: never dialled again, because a new one needs a new hello.
-async fn channel(stream: UnixStream) -> Result<Channel, LinkError> {
+async fn channel(stream: Box<dyn Io>) -> Result<Channel, LinkError> {
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_: http::Uri| {
         let taken = stream.take().ok_or_else(|| std::io::Error::other("the link is gone"));
@@ -131,6 +156,23 @@ impl Outbox {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(LinkError::Stalled),
             Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(LinkError::Ended),
+        }
+    }
+}
+
+/// What becomes of the offers that came over one link. Nobody waits for an endpoint that does not read: it loses the link, and
+/// offers again when it is back.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcomes {
+    waiting: mpsc::Sender<wire::PluginMessage>,
+    overflowed: CancellationToken,
+}
+
+impl Outcomes {
+    pub(crate) fn tell(&self, outcome: wire::OfferOutcome) {
+        let told = self.waiting.try_send(message(FromPlugin::OfferOutcome(outcome)));
+        if matches!(told, Err(mpsc::error::TrySendError::Full(_))) {
+            self.overflowed.cancel();
         }
     }
 }
@@ -175,7 +217,9 @@ async fn write(shared: &Shared, outbox: &Outbox) -> Result<(), LinkError> {
 struct Reader<'a> {
     shared: &'a Shared,
     federation: &'a Arc<Federation>,
-    outbox: &'a mpsc::Sender<wire::PluginMessage>,
+    origin: &'a Arc<Origin>,
+    signatures: &'a Outbox,
+    outcomes: &'a Outcomes,
 }
 
 impl Reader<'_> {
@@ -188,7 +232,9 @@ impl Reader<'_> {
             };
             match next.message {
                 Some(FromEndpoint::Heartbeat(_)) => {}
-                Some(FromEndpoint::OfferedBundle(offer)) => self.federation.offer(offer, self.outbox.clone()),
+                Some(FromEndpoint::OfferedBundle(offer)) => {
+                    self.federation.offer(offer, self.outcomes.clone(), Arc::clone(self.origin));
+                }
                 Some(FromEndpoint::SignRequest(request)) => self.answer(&request).await?,
                 Some(FromEndpoint::Hello(_)) => self.refuse("hello_again"),
                 None => self.refuse("unknown"),
@@ -216,7 +262,7 @@ impl Reader<'_> {
             }
         };
         let response = wire::SignResponse { request_id: request.request_id, result: Some(result) };
-        Outbox(self.outbox.clone()).send(FromPlugin::SignResponse(response)).await
+        self.signatures.send(FromPlugin::SignResponse(response)).await
     }
 
     fn sign(&self, request: &wire::SignRequest) -> Result<Vec<u8>, Refusal> {
@@ -226,12 +272,7 @@ impl Reader<'_> {
                 signature_scheme: request.signature_scheme,
                 content: &request.content,
             };
-            signing::sign(
-                &request,
-                &self.shared.identities.keys(),
-                &self.shared.signing_limit,
-                Instant::now(),
-            )
+            signing::sign(&request, &self.shared.identities.keys(), &self.origin.signatures, Instant::now())
         } else {
             Err(Refusal::SwitchedOff)
         };

@@ -1,6 +1,7 @@
 //! A bundle endpoint, as far as the link goes: remembers what the plugin says, and says what the test wants.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,21 +12,22 @@ use entente_proto::link::v1::{
     Bundle, EndpointHello, EndpointMessage, Heartbeat, HeldBundle, OfferOutcome, OfferedBundle,
     PendingRemoval, PluginMessage, Relationship, ServerApi, SignRequest, sign_response,
 };
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{OWN, eventually, until};
 
 /// A running endpoint.
 pub struct FakeEndpoint {
-    pub path: PathBuf,
     service: Service,
     server: JoinHandle<()>,
 }
@@ -40,8 +42,10 @@ struct Service {
 
 /// How it behaves after its hello.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
+pub enum Manner {
     Good,
+    /// Reads nothing after the first message.
+    Deaf,
     /// Ends the stream.
     Hasty,
     /// Says nothing more by itself.
@@ -78,6 +82,18 @@ impl FakeEndpoint {
     fn start_as(path: &Path, trust_domain: &str, manner: Manner) -> Self {
         let _ = std::fs::remove_file(path);
         let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
+        Self::serve(incoming, trust_domain, manner)
+    }
+
+    /// The same on connections of whatever kind.
+    pub fn serve<S>(
+        incoming: impl Stream<Item = io::Result<S>> + Send + 'static,
+        trust_domain: &str,
+        manner: Manner,
+    ) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let service = Service {
             trust_domain: trust_domain.into(),
             manner,
@@ -88,7 +104,7 @@ impl FakeEndpoint {
         let server = Server::builder().add_service(LinkServer::new(service.clone()));
         let server =
             tokio::spawn(async move { server.serve_with_incoming_shutdown(incoming, stop).await.unwrap() });
-        Self { path: path.into(), service, server }
+        Self { service, server }
     }
 
     /// Ends all links and stops listening, as a killed endpoint does.
@@ -180,7 +196,8 @@ impl FakeEndpoint {
 
     pub async fn say(&self, message: FromEndpoint) {
         let speak = eventually("a link", || self.service.state.lock().unwrap().speak.clone()).await;
-        speak.send(Ok(EndpointMessage { message: Some(message) })).await.unwrap();
+        // Unheard where the link has ended meanwhile.
+        let _ = speak.send(Ok(EndpointMessage { message: Some(message) })).await;
     }
 
     /// Offers without waiting; returns the offer's number.
@@ -262,9 +279,13 @@ impl Link for Service {
         });
         let mut inbound = request.into_inner();
         let state = self.state.clone();
+        let is_deaf = self.manner == Manner::Deaf;
         tokio::spawn(async move {
             while let Ok(Some(message)) = inbound.message().await {
                 state.lock().unwrap().received.extend(message.message);
+                if is_deaf {
+                    std::future::pending::<()>().await;
+                }
             }
         });
         let stop = self.stop.clone().cancelled_owned();

@@ -1,0 +1,198 @@
+//! Replicas that come and go, and one that does not read: each concerns nobody but itself.
+
+#![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Mutex;
+
+use entente_bundle::testing::TestAuthority;
+use entente_proto::link::v1::offer_outcome::Outcome;
+use entente_proto::spire::hostservice::server::identityprovider::v1::X509Identity;
+use futures_util::future::BoxFuture;
+
+use self::endpoint::Manner;
+use self::mutual::{ENDPOINT, MutualEndpoint};
+use self::waiting::{OWN, eventually, own_bundle, until};
+use super::*;
+use crate::config::Config;
+use crate::handshake::Role;
+use crate::identity::Identity;
+use crate::own_bundle::Source;
+
+// The component tests' fake of an endpoint.
+#[path = "../../../tests/support/endpoint.rs"]
+#[allow(dead_code, unreachable_pub, reason = "made for the component tests, which use more of it")]
+mod endpoint;
+#[path = "../../../tests/support/mutual.rs"]
+#[allow(dead_code, unreachable_pub, reason = "made for the component tests, which use more of it")]
+mod mutual;
+#[path = "../../../tests/support/waiting.rs"]
+#[allow(dead_code, unreachable_pub, reason = "made for the component tests, which use more of it")]
+mod waiting;
+
+const PACE: Pace = Pace {
+    regular: Duration::from_millis(50),
+    least: Duration::from_millis(10),
+    patience: Duration::from_millis(300),
+};
+
+/// Answers what the test says.
+#[derive(Debug, Default)]
+struct Names(Mutex<Option<BTreeSet<SocketAddr>>>);
+
+impl Names {
+    fn say(&self, endpoints: &[&MutualEndpoint]) {
+        self.set(Some(endpoints.iter().map(|endpoint| endpoint.address).collect()));
+    }
+
+    fn set(&self, answer: Option<BTreeSet<SocketAddr>>) {
+        *self.0.lock().unwrap() = answer;
+    }
+}
+
+impl Resolve for Names {
+    fn resolve<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        let answer = self.0.lock().unwrap().clone();
+        let answer = answer.ok_or_else(|| io::Error::other("the server of names is away"));
+        Box::pin(std::future::ready(answer.map(|addresses| addresses.into_iter().collect())))
+    }
+}
+
+/// A plugin that links to what `names` says.
+struct Rig {
+    authority: TestAuthority,
+    shared: Arc<Shared>,
+    names: Arc<Names>,
+    _running: AbortOnDropHandle<()>,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let authority = TestAuthority::new(OWN);
+        let shared = Shared::new(Role::Publisher);
+        let own = TrustDomain::new(OWN).unwrap();
+        let svid = authority.svid("/spire/server").build();
+        let cert_chain = svid.chain.iter().map(|der| der.to_vec()).collect();
+        let lent = X509Identity { cert_chain, private_key: svid.pkcs8.clone() };
+        shared.identities.set(Identity::new(lent, &own).unwrap());
+        let text = format!(
+            "endpoint = \"dns:///x:1\" endpoint_spiffe_id = \"{ENDPOINT}\" server_socket = \"/nonexistent/api.sock\" \
+             federates_with \"b.test\" {{ bundle_endpoint_url = \"https://b.test\" bundle_endpoint_profile \"https_web\" {{}} }}"
+        );
+        shared.reconfigure(Config::read(&text, OWN).unwrap());
+        shared.spire_relationships.send_replace(Some(Arc::default()));
+        let names: Arc<Names> = Arc::default();
+        let (federation, resolver, kept) = (Federation::new(shared.clone()), names.clone(), shared.clone());
+        let running = tokio::spawn(async move {
+            let spiffe_id = SpiffeId::new(ENDPOINT).unwrap();
+            let name = Name { host: "x", port: 1, spiffe_id: &spiffe_id, trust_domain: &own };
+            keep(&kept, &federation, &*resolver, name, PACE).await;
+        });
+        let rig = Self { authority, shared, names, _running: AbortOnDropHandle::new(running) };
+        rig.publish(1);
+        rig
+    }
+
+    fn publish(&self, sequence_number: u64) {
+        let own = TrustDomain::new(OWN).unwrap();
+        let bundle = own_bundle(&self.authority, sequence_number);
+        self.shared.own_bundle.take(Source::PublishBundle, Some(&bundle), &own).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_replica_gets_everything_and_they_come_and_go() {
+    let rig = Rig::start();
+    let one = MutualEndpoint::start(&rig.authority).await;
+    let two = MutualEndpoint::start(&rig.authority).await;
+    rig.names.say(&[&one]);
+    one.fake.wait_own_bundle(1).await;
+    rig.names.say(&[&one, &two]);
+    two.fake.wait_own_bundle(1).await;
+    rig.publish(2);
+    one.fake.wait_own_bundle(2).await;
+    two.fake.wait_own_bundle(2).await;
+    // One goes and another comes in its place.
+    let three = MutualEndpoint::start(&rig.authority).await;
+    one.stop().await;
+    rig.names.say(&[&two, &three]);
+    three.fake.wait_own_bundle(2).await;
+    rig.publish(3);
+    two.fake.wait_own_bundle(3).await;
+    three.fake.wait_own_bundle(3).await;
+    assert_eq!((two.fake.links(), three.fake.links()), (1, 1), "the others were left alone");
+}
+
+#[tokio::test]
+async fn an_answer_that_fails_or_is_empty_ends_no_link_and_one_without_the_address_does_in_time() {
+    let rig = Rig::start();
+    let one = MutualEndpoint::start(&rig.authority).await;
+    let two = MutualEndpoint::start(&rig.authority).await;
+    rig.names.say(&[&one, &two]);
+    one.fake.wait_own_bundle(1).await;
+    for answer in [None, Some(BTreeSet::new())] {
+        rig.names.set(answer);
+        tokio::time::sleep(PACE.patience * 2).await;
+        assert_eq!(one.fake.links(), 1);
+    }
+    rig.publish(2);
+    one.fake.wait_own_bundle(2).await;
+    rig.names.say(&[&two]);
+    tokio::time::sleep(PACE.patience * 2).await;
+    rig.publish(3);
+    two.fake.wait_own_bundle(3).await;
+    let heard = one.fake.received();
+    assert!(heard.iter().all(|message| !format!("{message:?}").contains("sequence_number: Some(3)")));
+}
+
+#[tokio::test]
+async fn replicas_that_are_no_endpoint_do_not_hold_up_the_one_that_is() {
+    let rig = Rig::start();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let impostor = rig.authority.svid("/web").build();
+    let impostor = MutualEndpoint::start_as(&rig.authority, &impostor, Manner::Good).await;
+    let mute = MutualEndpoint::start_as(
+        &rig.authority,
+        &rig.authority.svid("/bundle-endpoint").build(),
+        Manner::Mute,
+    )
+    .await;
+    let good = MutualEndpoint::start(&rig.authority).await;
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let addresses = [silent.local_addr().unwrap(), nobody, impostor.address, mute.address, good.address];
+    rig.names.set(Some(addresses.into()));
+    good.fake.wait_own_bundle(1).await;
+    until("the impostor was dialled", || !impostor.handshakes().is_empty()).await;
+    assert_eq!(impostor.fake.links(), 0);
+}
+
+#[tokio::test]
+async fn a_replica_that_never_reads_loses_its_own_link_and_its_offers_hold_back_nobody() {
+    let rig = Rig::start();
+    let svid = rig.authority.svid("/bundle-endpoint").build();
+    let deaf = MutualEndpoint::start_as(&rig.authority, &svid, Manner::Deaf).await;
+    let good = MutualEndpoint::start(&rig.authority).await;
+    rig.names.say(&[&deaf, &good]);
+    good.fake.wait_own_bundle(1).await;
+    let flood = async {
+        // Until its link is taken away, and on with the next one.
+        while deaf.fake.links() < 2 {
+            deaf.fake.offer("b.test", None).await;
+            for number in 0..200 {
+                deaf.fake.offer(&format!("stranger{number}.test"), None).await;
+            }
+        }
+    };
+    let honest = async {
+        for _ in 0..3 {
+            let offer_id = good.fake.offer("b.test", None).await;
+            let outcome = good.fake.wait_outcome(offer_id).await;
+            assert_eq!(outcome.outcome(), Outcome::Refused, "{outcome:?}");
+        }
+    };
+    tokio::join!(flood, honest);
+    rig.publish(2);
+    good.fake.wait_own_bundle(2).await;
+    assert_eq!(good.fake.links(), 1);
+}
