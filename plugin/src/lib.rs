@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `handshake`, `host`, `broker` | how do SPIRE Server and we find each other? |
 //! | `hcl`, `config`, `configurator` | what does the operator want? |
+//! | `checking` | would it be understood, before SPIRE Server asks? |
 //! | `publisher`, `own_bundle` | what is our own bundle? |
 //! | `identity`, `signing` | who is SPIRE Server, and what may be signed in its name? |
 //! | `server_api`, `watcher`, `held`, `relationships` | what does SPIRE Server hold, and with whom does it federate? |
@@ -12,6 +13,7 @@
 
 pub mod arguments;
 mod broker;
+pub mod checking;
 mod config;
 mod configurator;
 mod counters;

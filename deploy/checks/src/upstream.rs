@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn what_is_in_deploy_is_what_was_published() {
         assert_eq!(
-            check(&crate::deploy().join("upstream")).expect("deploy/upstream is readable"),
+            check(&crate::folder().join("upstream")).expect("deploy/upstream is readable"),
             Vec::<String>::new()
         );
     }

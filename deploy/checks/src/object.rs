@@ -1,0 +1,84 @@
+//! Objects as the API server sees them: documents of a YAML file, and the few ways in which the checks look into them.
+
+use anyhow::Context as _;
+use serde::Deserialize as _;
+use serde_json::Value;
+
+/// One document of one file.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) file: String,
+    pub(crate) value: Value,
+}
+
+/// Nothing, to borrow.
+static NULL: Value = Value::Null;
+
+/// What stands at a JSON pointer, or nothing.
+pub(crate) fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+    value.pointer(pointer).unwrap_or(&NULL)
+}
+
+/// The text at a JSON pointer; empty where there is none.
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    at(value, pointer).as_str().unwrap_or_default()
+}
+
+/// The elements of the list at a JSON pointer; none where there is no list.
+pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    at(value, pointer).as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The texts of the list at a JSON pointer.
+pub(crate) fn texts<'a>(value: &'a Value, pointer: &str) -> Vec<&'a str> {
+    list(value, pointer).iter().filter_map(Value::as_str).collect()
+}
+
+/// Reads every document of a file. An empty one is none.
+pub(crate) fn parse(file: &str, text: &str) -> anyhow::Result<Vec<Object>> {
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let value = Value::deserialize(document).context("no YAML")?;
+        if !value.is_null() {
+            objects.push(Object { file: file.into(), value });
+        }
+    }
+    Ok(objects)
+}
+
+impl Object {
+    pub(crate) fn kind(&self) -> &str {
+        text(&self.value, "/kind")
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        text(&self.value, "/metadata/name")
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        text(&self.value, "/metadata/namespace")
+    }
+
+    /// How a message names it.
+    pub(crate) fn title(&self) -> String {
+        format!("{}: {} {}", self.file, self.kind(), self.name())
+    }
+
+    /// The pod template, of kinds that have one.
+    pub(crate) fn pod(&self) -> Option<&Value> {
+        matches!(self.kind(), "Deployment" | "DaemonSet" | "StatefulSet")
+            .then(|| at(&self.value, "/spec/template"))
+    }
+}
+
+/// Init containers too.
+pub(crate) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    list(pod, "/spec/initContainers").iter().chain(list(pod, "/spec/containers"))
+}
+
+/// Whether `selector` (of labels) hits something with these `labels`. An empty selector hits nothing here: none of ours is.
+pub(crate) fn hits(selector: &Value, labels: &Value) -> bool {
+    selector.as_object().is_some_and(|wanted| {
+        !wanted.is_empty() && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+    })
+}

@@ -1,0 +1,159 @@
+//! What pods may do on their node: Pod Security "restricted" for all but the agent, and what goes beyond it everywhere.
+
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::object::{Object, at, containers, list, text, texts};
+
+/// Volumes that "restricted" knows.
+const VOLUMES: [&str; 8] = [
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
+
+/// Whose pods are given a token for the API server.
+const WITH_TOKEN: [&str; 2] = ["spire-agent", "spire-server"];
+
+/// Names each field that lets a pod do more than it has to.
+pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
+    for (object, pod) in cluster.pods() {
+        let mut found = Vec::new();
+        let is_agent = object.kind() == "DaemonSet" && object.name() == "spire-agent";
+        if !is_agent {
+            restricted_pod(pod, &mut found);
+        }
+        for container in containers(pod) {
+            let name = text(container, "/name");
+            let may_mount = is_agent && name == "spiffe-csi-driver";
+            let mut inner = Vec::new();
+            if !may_mount {
+                restricted_container(container, &mut inner);
+            }
+            any_container(container, &mut inner);
+            found.extend(inner.into_iter().map(|mistake| format!("{name}: {mistake}")));
+        }
+        token(object, pod, &mut found);
+        workload_api(pod, &mut found);
+        one_server(object, &mut found);
+        mistakes.extend(found.into_iter().map(|mistake| format!("{}: {mistake}", object.title())));
+    }
+}
+
+fn restricted_pod(pod: &Value, mistakes: &mut Vec<String>) {
+    for host in ["hostNetwork", "hostPID", "hostIPC"] {
+        if at(pod, &format!("/spec/{host}")).as_bool() == Some(true) {
+            mistakes.push(format!("{host} is not for a restricted pod"));
+        }
+    }
+    for volume in list(pod, "/spec/volumes") {
+        let kinds = volume.as_object().into_iter().flat_map(|volume| volume.keys());
+        for kind in kinds.filter(|kind| *kind != "name" && !VOLUMES.contains(&kind.as_str())) {
+            mistakes.push(format!("a volume of kind {kind} is not for a restricted pod"));
+        }
+    }
+    let context = at(pod, "/spec/securityContext");
+    if at(context, "/runAsNonRoot").as_bool() != Some(true) {
+        mistakes.push("runAsNonRoot is not true".into());
+    }
+    for id in ["runAsUser", "runAsGroup"] {
+        if at(context, &format!("/{id}")).as_u64().unwrap_or(0) == 0 {
+            mistakes.push(format!("{id} is missing or 0"));
+        }
+    }
+    if text(context, "/seccompProfile/type") != "RuntimeDefault" {
+        mistakes.push("seccompProfile is not RuntimeDefault".into());
+    }
+}
+
+fn restricted_container(container: &Value, mistakes: &mut Vec<String>) {
+    let context = at(container, "/securityContext");
+    if at(context, "/allowPrivilegeEscalation").as_bool() != Some(false) {
+        mistakes.push("allowPrivilegeEscalation is not false".into());
+    }
+    if texts(context, "/capabilities/drop") != ["ALL"] || context.pointer("/capabilities/add").is_some() {
+        mistakes.push("capabilities are not dropped, all of them".into());
+    }
+    if at(context, "/privileged").as_bool() == Some(true) {
+        mistakes.push("privileged is not for a restricted container".into());
+    }
+    for override_ in ["runAsUser", "runAsGroup", "runAsNonRoot", "seccompProfile"] {
+        if context.get(override_).is_some() {
+            mistakes.push(format!("{override_} overrides the pod's"));
+        }
+    }
+    if list(container, "/ports").iter().any(|port| port.get("hostPort").is_some()) {
+        mistakes.push("hostPort is not for a restricted container".into());
+    }
+}
+
+fn any_container(container: &Value, mistakes: &mut Vec<String>) {
+    if at(container, "/securityContext/readOnlyRootFilesystem").as_bool() != Some(true) {
+        mistakes.push("readOnlyRootFilesystem is not true".into());
+    }
+    let image = text(container, "/image");
+    // A colon may also belong to the registry's port.
+    let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
+    if tag.is_none_or(|tag| tag.is_empty() || tag == "latest") && !image.contains("@sha256:") {
+        mistakes.push(format!("the image {image} is not pinned to a version"));
+    }
+    for resource in ["/resources/requests/cpu", "/resources/requests/memory", "/resources/limits/memory"] {
+        if text(container, resource).is_empty() {
+            mistakes.push(format!("{} is missing", resource.trim_start_matches('/').replace('/', ".")));
+        }
+    }
+    if !list(container, "/ports").is_empty() {
+        for probe in ["livenessProbe", "readinessProbe"] {
+            if container.get(probe).is_none() {
+                mistakes.push(format!("it listens and has no {probe}"));
+            }
+        }
+    }
+}
+
+fn token(object: &Object, pod: &Value, mistakes: &mut Vec<String>) {
+    let account = text(pod, "/spec/serviceAccountName");
+    let needs_it = object.namespace() == "spire" && WITH_TOKEN.contains(&account);
+    if !needs_it && at(pod, "/spec/automountServiceAccountToken").as_bool() != Some(false) {
+        mistakes
+            .push("automountServiceAccountToken is not false, and it asks the API server for nothing".into());
+    }
+}
+
+/// The CSI driver refuses anything but read only, when the pod starts and not before.
+fn workload_api(pod: &Value, mistakes: &mut Vec<String>) {
+    for volume in list(pod, "/spec/volumes").iter().filter(|volume| volume.get("csi").is_some()) {
+        let name = text(volume, "/name");
+        let mut mounts = containers(pod)
+            .flat_map(|container| list(container, "/volumeMounts"))
+            .filter(|mount| text(mount, "/name") == name);
+        let read_only = |value: &Value, pointer: &str| at(value, pointer).as_bool() == Some(true);
+        if text(volume, "/csi/driver") != "csi.spiffe.io" {
+            mistakes.push(format!("the volume {name} is of another driver than csi.spiffe.io"));
+        }
+        if !read_only(volume, "/csi/readOnly") || !mounts.all(|mount| read_only(mount, "/readOnly")) {
+            mistakes.push(format!("the volume {name} is not read only everywhere"));
+        }
+    }
+}
+
+/// Two servers on one sqlite file, or one without its volume, would be another CA.
+fn one_server(object: &Object, mistakes: &mut Vec<String>) {
+    if object.name() != "spire-server" {
+        return;
+    }
+    if at(&object.value, "/spec/replicas").as_u64() != Some(1)
+        || text(&object.value, "/spec/strategy/type") != "Recreate"
+    {
+        mistakes.push("with sqlite there must be one replica, and Recreate".into());
+    }
+    let volumes = list(&object.value, "/spec/template/spec/volumes");
+    if !volumes.iter().any(|volume| volume.get("persistentVolumeClaim").is_some()) {
+        mistakes.push("its data are on no PersistentVolumeClaim".into());
+    }
+}

@@ -1,0 +1,303 @@
+//! Broken copies of deploy/: each check sees what it is there for. A check that cannot fail would be no check.
+
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use entente_deploy_checks::{Deploy, folder, rendered};
+
+const ALL: &str = "cluster1/spire/spire-all.yaml";
+const ASSISTED: &str = "cluster1/spire/cluster-federated-trust-domain.yaml";
+const IDENTITIES: &str = "cluster1/spire/cluster-spiffeid-federated.yaml";
+const SERVER: &str = "cluster1/server/helloworld-server.yaml";
+const CLIENT: &str = "cluster2/client/helloworld-client.yaml";
+
+static DEPLOY: LazyLock<Deploy> = LazyLock::new(|| Deploy::read(&folder()).expect("deploy/ is readable"));
+
+/// Puts `to` for `from` in one file, and expects a mistake that says `said`.
+#[track_caller]
+fn refused(file: &str, from: &str, to: &str, said: &str) {
+    let mistakes = DEPLOY.with(file, from, to).expect("the copy is another").mistakes();
+    assert!(mistakes.iter().any(|mistake| mistake.contains(said)), "{said:?} is not said: {mistakes:#?}");
+}
+
+#[test]
+fn a_misspelt_field() {
+    refused(
+        ALL,
+        "readinessProbe:",
+        "readinesProbe:",
+        "unknown field .spec.template.spec.containers.0.readinesProbe",
+    );
+    refused(
+        ALL,
+        "publishNotReadyAddresses:",
+        "publishNotReadyAdresses:",
+        "unknown field .spec.publishNotReadyAdresses",
+    );
+    refused(IDENTITIES, "federatesWith:", "federateWith:", "unknown field .spec.federateWith");
+    refused(
+        ASSISTED,
+        "endpointSPIFFEID:",
+        "endpointSpiffeID:",
+        "unknown field .spec.bundleEndpointProfile.endpointSpiffeID",
+    );
+    refused("cluster1/metalLB/my-network.yaml", "addresses:", "adresses:", "unknown field .spec.adresses");
+}
+
+#[test]
+fn a_value_of_another_type_or_outside_the_schema() {
+    refused(ALL, "replicas: 2", "replicas: two", "invalid type");
+    refused(ASSISTED, "type: https_spiffe", "type: https_spifee", "which is none of");
+    refused(ASSISTED, "  trustDomain: cluster2.org\n", "", ".spec.trustDomain is missing");
+}
+
+#[test]
+fn an_object_of_a_kind_that_nobody_knows() {
+    refused(ALL, "kind: DaemonSet", "kind: DeamonSet", "nobody knows DeamonSet of apps/v1");
+}
+
+#[test]
+fn a_word_that_kubectl_reads_as_true() {
+    refused(SERVER, "name: grpc", "name: y", "y without quotes is true or false to kubectl");
+    refused(ALL, "name: dns\n", "name: off\n", "off without quotes is true or false to kubectl");
+}
+
+#[test]
+fn a_wrong_pinned_address() {
+    let (own, pool) = ("10.10.0.131", "is not in its cluster's pool");
+    refused(ALL, own, "10.10.0.130", pool);
+    // The right pool and another Service's address, or another than the peer calls.
+    refused(ALL, own, "10.10.0.132", "is another Service's");
+    refused(ALL, own, "10.10.0.132", "cluster2: entente.hcl: the URL is https://10.10.0.131:8443");
+    refused(ALL, own, "10.10.0.141", "is in the pool of cluster2");
+    refused(SERVER, "metallb.io/loadBalancerIPs", "metallb.io/loadBalancerIP", "is not pinned");
+    refused(CLIENT, "10.10.0.132:8123", "10.10.0.131:8123", "it calls 10.10.0.131:8123");
+}
+
+#[test]
+fn a_url_that_is_not_the_peers() {
+    refused(
+        ASSISTED,
+        "https://10.10.0.141:8443",
+        "https://10.10.0.141:443",
+        "the URL is https://10.10.0.141:443",
+    );
+    refused(
+        ALL,
+        "https://10.10.0.141:8443",
+        "https://10.10.0.131:8443",
+        "the URL is https://10.10.0.131:8443",
+    );
+}
+
+#[test]
+fn an_endpoint_spiffe_id_of_another_domain() {
+    let (own, other) = ("spiffe://cluster2.org/spire/server", "spiffe://cluster1.org/spire/server");
+    refused(ASSISTED, own, other, "is of cluster1.org, and not of cluster2.org");
+    refused(ALL, own, other, "is of cluster1.org, and not of cluster2.org");
+    refused(ASSISTED, own, "spiffe://cluster2.org/bundle-endpoint", "nobody answers as");
+}
+
+#[test]
+fn a_pasted_bundle() {
+    let pasted = "  trustDomain: cluster2.org\n  trustDomainBundle: '{\"keys\": []}'";
+    refused(ASSISTED, "  trustDomain: cluster2.org", pasted, "a bundle is pasted");
+}
+
+#[test]
+fn two_writers_for_one_domain() {
+    let assisted = "cluster1/spire/spire-all-assisted.yaml";
+    let block = "refresh_hint = \"5m\"\n    federates_with \"cluster2.org\" {\n      bundle_endpoint_url = \"https://10.10.0.141:8443\"\n    }";
+    refused(assisted, "refresh_hint = \"5m\"", block, "it would have two");
+}
+
+#[test]
+fn a_selector_that_hits_nothing() {
+    refused(
+        ALL,
+        "  selector:\n    app: bundle-endpoint",
+        "  selector:\n    app: bundle-endpont",
+        "hits no pod",
+    );
+    refused(IDENTITIES, "app: bundle-endpoint", "app: bundle-endpont", "its selectors hit no pod");
+    refused(ALL, "targetPort: link", "targetPort: lnk", "has the target port \"lnk\"");
+}
+
+#[test]
+fn a_reference_that_leads_nowhere() {
+    refused(
+        ALL,
+        "claimName: spire-server-data",
+        "claimName: spire-data",
+        "there is no PersistentVolumeClaim spire-data",
+    );
+    refused(
+        ALL,
+        "serviceAccountName: spire-agent",
+        "serviceAccountName: agent",
+        "there is no ServiceAccount \"agent\"",
+    );
+    let mount = "mountPath: /plugins\n          name: plugins";
+    refused(ALL, mount, &mount.replace(": plugins", ": pluggins"), "there is no volume pluggins");
+    let service =
+        "name: spire-controller-manager-webhook-service\n      namespace: spire\n      path: /validate";
+    refused(ALL, service, &service.replace("-service", "-srvice"), "-srvice with port 443");
+}
+
+#[test]
+fn a_budget_that_lets_nobody_go_or_everybody() {
+    refused(ALL, "  maxUnavailable: 1\n  selector", "  maxUnavailable: 0\n  selector", "lets 0 of 2 go");
+    refused(ALL, "  maxUnavailable: 1\n  selector", "  maxUnavailable: 2\n  selector", "lets 2 of 2 go");
+}
+
+#[test]
+fn a_right_too_few_or_too_many() {
+    let review = "  - tokenreviews\n  verbs:\n  - create";
+    refused(
+        ALL,
+        review,
+        "  - tokenreviews\n  verbs:\n  - get",
+        "RBAC lacks: spire-server may create tokenreviews",
+    );
+    refused(ALL, "  - nodes/proxy\n", "", "RBAC lacks: spire-agent may get nodes/proxy everywhere");
+    refused(
+        ALL,
+        "  - nodes/proxy\n",
+        "  - nodes/proxy\n  - secrets\n",
+        "more than is needed: spire-agent may get secrets",
+    );
+    let named = "  resourceNames:\n  - spire-bundle\n";
+    refused(ALL, named, "", "RBAC lacks: spire-server may patch configmaps spire-bundle in spire");
+}
+
+#[test]
+fn what_is_not_restricted() {
+    refused(SERVER, "runAsNonRoot: true", "runAsNonRoot: false", "runAsNonRoot is not true");
+    refused(
+        SERVER,
+        "allowPrivilegeEscalation: false",
+        "allowPrivilegeEscalation: true",
+        "allowPrivilegeEscalation is not false",
+    );
+    refused(SERVER, "            - ALL", "            - NET_RAW", "capabilities are not dropped");
+    refused(
+        SERVER,
+        "readOnlyRootFilesystem: true",
+        "readOnlyRootFilesystem: false",
+        "readOnlyRootFilesystem is not true",
+    );
+    refused(SERVER, "type: RuntimeDefault", "type: Unconfined", "seccompProfile is not RuntimeDefault");
+    refused(
+        SERVER,
+        "automountServiceAccountToken: false",
+        "automountServiceAccountToken: true",
+        "automountServiceAccountToken",
+    );
+    refused(SERVER, "          readOnly: true", "          readOnly: false", "is not read only everywhere");
+}
+
+#[test]
+fn an_image_that_is_not_pinned() {
+    refused(SERVER, "helloworld-server:0.1.0", "helloworld-server:latest", "is not pinned to a version");
+    refused(SERVER, "helloworld-server:0.1.0", "helloworld-server", "is not pinned to a version");
+}
+
+#[test]
+fn a_second_server_on_one_volume() {
+    refused(ALL, "type: Recreate", "type: RollingUpdate", "one replica, and Recreate");
+}
+
+#[test]
+fn trust_domains_that_differ() {
+    refused(
+        ALL,
+        "TRUST_DOMAIN: cluster1.org",
+        "TRUST_DOMAIN: cluster3.org",
+        "/trust_domain is \"cluster1.org\"",
+    );
+    refused(
+        ALL,
+        "trust_domain = \"cluster1.org\"",
+        "trust_domain = \"cluster2.org\"",
+        "/trust_domain is \"cluster2.org\"",
+    );
+    refused(
+        ALL,
+        "spiffe://cluster1.org/bundle-endpoint",
+        "spiffe://cluster2.org/bundle-endpoint",
+        "endpoint_spiffe_id is",
+    );
+    refused(IDENTITIES, "  - cluster2.org", "  - cluster1.org", "federatesWith is");
+}
+
+#[test]
+fn settings_that_their_program_would_ignore_or_refuse() {
+    refused(ALL, "gcInterval: 10000000000", "gcInterval: 10s", "expected nanoseconds");
+    refused(ALL, "healthProbeBindAddress:", "healthProbeBindAddres:", "is no key that is known");
+    refused(ALL, "- ^kube-system$", "- kube-system", "is not anchored");
+    refused(ALL, "- ^kube-public$", "- ^spire$", "has pods that need an identity");
+    refused(ALL, "${CLUSTER_NAME}", "${CLUSTERNAME}", "nobody sets ${CLUSTERNAME}");
+    refused(ALL, "keys_path = \"/var/lib", "keys_path = \"/tmp", "is on no PersistentVolumeClaim");
+    refused(ALL, "    DataStore \"sql\" {", "    DataStore \"sql\" {{", "server.conf: line");
+    refused(
+        ALL,
+        "bundle-endpoint.spire.svc:8444",
+        "bundle-endpoint.spire.svc:8443",
+        "is no Service with all its pods' addresses",
+    );
+    refused(
+        ALL,
+        "serve_as_server",
+        "serve_as_sever",
+        "entente.hcl: invalid plugin configuration: serve_as_sever",
+    );
+    refused(
+        ALL,
+        "    endpoint_spiffe_id = \"spiffe://cluster1.org/bundle-endpoint\"\n",
+        "",
+        "endpoint_spiffe_id",
+    );
+    refused(ALL, "    identity = \"server\"", "    identty = \"server\"", "bundle-endpoint.toml: ");
+    refused(ALL, "/plugins/entente-plugin", "/opt/entente-plugin", "is not what the init container installs");
+}
+
+#[test]
+fn sockets_that_are_not_where_they_are_looked_for() {
+    let socket = "unix:///spiffe-workload-api/socket";
+    refused(SERVER, socket, "unix:///spiffe-workload-api/agent.sock", "SPIFFE_ENDPOINT_SOCKET is");
+    refused(
+        ALL,
+        "/spire-server/api.sock",
+        "/spire-server/private.sock",
+        "is not where SPIRE Server puts its socket",
+    );
+    refused(ALL, "/run/spire/agent-sockets/socket", "/tmp/socket", "socket_path is not on the host");
+}
+
+#[test]
+fn a_rendered_file_that_is_stale() {
+    let Some(kubectl) = rendered::kubectl() else {
+        println!("left out: no kubectl on the path or in the lab's cache");
+        return;
+    };
+    let copy = tempfile::tempdir().expect("a folder");
+    for (name, text) in DEPLOY.files() {
+        write(&copy.path().join(name), text);
+    }
+    assert_eq!(rendered::stale(copy.path(), &kubectl).expect("everything renders"), Vec::<String>::new());
+    let base = copy.path().join("base/client/helloworld-client.yaml");
+    let text = fs::read_to_string(&base).expect("the base is readable");
+    write(&base, &text.replace("memory: 64Mi", "memory: 65Mi"));
+    let mistakes = rendered::stale(copy.path(), &kubectl).expect("everything renders");
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    assert!(
+        mistakes.iter().all(|mistake| mistake.contains("client/helloworld-client.yaml is not what")),
+        "{mistakes:?}"
+    );
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("a folder is made");
+    fs::write(path, text).expect("a file is written");
+}
