@@ -3,7 +3,6 @@
 use std::error::Error;
 
 use clap::ValueEnum;
-pub(crate) use entente_bounds::Throttle;
 use entente_bundle::causes::causes;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;

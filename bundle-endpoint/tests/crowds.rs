@@ -1,6 +1,10 @@
 //! What strangers may do before they have said a request: hold connections open, say too much, name no host.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where its helpers cannot go on")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test ends where its helpers cannot go on"
+)]
 
 mod support;
 

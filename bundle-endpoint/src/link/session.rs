@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use entente_bounds::Throttle;
 use entente_bundle::text::{printable, rfc3339};
 use entente_proto::link::v1::endpoint_message::Message as ToPlugin;
 use entente_proto::link::v1::link_server::Link;
@@ -30,7 +31,7 @@ use super::stream::LinkPeer;
 use super::wire::{self, MessageError};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::LentIdentity;
-use crate::logging::{Throttle, chain};
+use crate::logging::chain;
 
 /// Sent when there was nothing else to say for so long.
 const HEARTBEAT: Duration = Duration::from_secs(10);
