@@ -3,7 +3,7 @@
 //! Reading follows the standard where it says "ignore" and is strict about everything else: a document is taken whole or not at
 //! all. What a bundle means to someone who holds an older one is `freshness`'s business.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -45,6 +45,17 @@ pub struct ParsedDocument {
     pub bundle: Bundle,
     /// Elements that the standard tells a consumer to ignore.
     pub skipped: Vec<SkippedKey>,
+}
+
+impl ParsedDocument {
+    /// Why elements were passed over, each reason with how many there are of it, for one log line; empty where none was.
+    pub fn skipped_reasons(&self) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for skipped in &self.skipped {
+            *counts.entry(skipped.reason).or_default() += 1;
+        }
+        counts.iter().map(|(reason, count)| format!("{reason}: {count}")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// One ignored element.

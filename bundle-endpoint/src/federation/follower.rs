@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use entente_bundle::{Bundle, SpiffeId};
+use entente_bundle::{Bundle, ParsedDocument, SpiffeId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
@@ -30,6 +30,8 @@ pub(super) struct Follower {
     relationship: Arc<FederationRelationship>,
     offering: Offering,
     fetched: Option<Arc<Bundle>>,
+    /// Elements that were passed over last, as they were told of.
+    skipped: String,
     /// Fetches that failed in a row.
     failures: u64,
 }
@@ -65,7 +67,7 @@ impl Authentication {
 impl Follower {
     pub(super) fn new(shared: Arc<Shared>, relationship: Arc<FederationRelationship>) -> Self {
         let offering = Offering::new(Arc::clone(&shared), Arc::clone(&relationship));
-        Self { shared, relationship, offering, fetched: None, failures: 0 }
+        Self { shared, relationship, offering, fetched: None, skipped: String::new(), failures: 0 }
     }
 
     pub(super) async fn run(mut self) {
@@ -134,14 +136,12 @@ impl Follower {
     }
 
     fn succeeded(&mut self, fetched: Fetched, now: u64) {
-        let trust_domain = &self.relationship.trust_domain;
         let before = self.fetched.take();
+        self.tell_skipped(&fetched.parsed);
+        let trust_domain = &self.relationship.trust_domain;
         let bundle = Arc::new(fetched.parsed.bundle);
         let is_news = before.as_ref().is_none_or(|before| before.digest() != bundle.digest());
         self.trace(&bundle, before.as_deref(), &fetched.url.to_string(), fetched.presented.as_ref(), is_news);
-        for skipped in fetched.parsed.skipped.iter().filter(|_| is_news) {
-            debug!(index = skipped.index, reason = skipped.reason, "element of the document skipped");
-        }
         if std::mem::take(&mut self.failures) > 0 {
             info!("fetches succeed again");
         }
@@ -157,6 +157,25 @@ impl Follower {
         });
         self.fetched = Some(Arc::clone(&bundle));
         self.offering.consider(bundle);
+    }
+
+    /// Told of when it changes, not with each fetch.
+    fn tell_skipped(&mut self, parsed: &ParsedDocument) {
+        let reasons = parsed.skipped_reasons();
+        let is_news = reasons != self.skipped;
+        if is_news && !reasons.is_empty() {
+            let skipped = parsed.skipped.len();
+            if parsed.bundle.is_empty() {
+                // FED 1.3: as an empty one, which revokes. The publisher may not have meant it.
+                warn!(
+                    skipped,
+                    reasons, "every element of the document is passed over, so it revokes every authority"
+                );
+            } else {
+                debug!(skipped, reasons, "elements of the document are passed over");
+            }
+        }
+        self.skipped = reasons;
     }
 
     // FED 7.6: a trace of fetches for later forensics.

@@ -85,6 +85,17 @@ fn a_key_id_with_odd_characters_survives() {
 }
 
 #[test]
+fn what_was_passed_over_is_counted_by_reason() {
+    let parsed = read_text(br#"{"keys": [{}, 7, {"use": "wit-svid"}, {}]}"#).unwrap();
+    assert!(parsed.bundle.is_empty());
+    assert_eq!(
+        parsed.skipped_reasons(),
+        "element is not an object: 1, use is missing: 2, use is not known: 1"
+    );
+    assert_eq!(read_text(br#"{"keys": []}"#).unwrap().skipped_reasons(), "");
+}
+
+#[test]
 fn an_absurd_hint_is_cut_and_a_senseless_one_is_none() {
     let hint = |text: &str| {
         let text = format!(r#"{{"keys": [], "spiffe_refresh_hint": {text}}}"#);
