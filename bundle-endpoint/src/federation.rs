@@ -3,11 +3,12 @@
 mod body;
 pub(crate) mod client;
 mod dial;
-mod error;
+pub(crate) mod error;
 mod follower;
 mod offering;
 pub(crate) mod refresher;
 pub(crate) mod relationship;
+pub(crate) mod remedy;
 mod resolve;
 pub(crate) mod table;
 mod url;

@@ -61,9 +61,10 @@ async fn an_svid_of_another_domain_signed_by_its_own_root_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_right_id_signed_by_a_foreign_root_is_refused() {
     let impostor = TestAuthority::new("b.test");
-    let (reason, _) =
+    let (reason, detail) =
         refusal(&TestAuthority::new("b.test"), &impostor.svid("/spire/server").build(), good()).await;
     assert_eq!(reason, "unknown_issuer");
+    assert!(detail.contains("spire-server bundle set -id spiffe://b.test"), "{detail}");
     let other = TestAuthority::new("c.test");
     let forged = other.svid("/x").with_id("spiffe://b.test/spire/server").build();
     assert_eq!(refusal(&TestAuthority::new("b.test"), &forged, good()).await.0, "unknown_issuer");

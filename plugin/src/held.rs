@@ -85,6 +85,11 @@ impl Held {
         self.state.borrow().wants_bootstrap(trust_domain, now)
     }
 
+    /// True when it is what the operator gave to begin with.
+    pub(crate) fn is_bootstrap(&self, trust_domain: &TrustDomain, bundle: &Arc<Bundle>) -> bool {
+        self.state.borrow().bootstraps.get(trust_domain) == Some(bundle)
+    }
+
     /// Trust domains for which SPIRE holds a bundle.
     pub(crate) fn names(&self) -> Vec<TrustDomain> {
         self.state.borrow().records.keys().cloned().collect()

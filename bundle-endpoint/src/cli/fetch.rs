@@ -17,7 +17,9 @@ use super::{
 use crate::admin::bundle_summary;
 use crate::config::FetchConfig;
 use crate::federation::client::{FetchClient, FetchLimits, FetchRequest, Fetched};
+use crate::federation::error::FetchError;
 use crate::federation::relationship::EndpointProfile;
+use crate::federation::remedy::{self, Against};
 use crate::logging::chain;
 use crate::time::unix_now;
 
@@ -50,11 +52,19 @@ fn fetch(args: &FetchArgs, log: &LogArgs) -> Result<Ended, Ended> {
         max_bytes: limits.max_bytes,
         max_keys: limits.max_keys,
     });
-    let fetched = block_on(client.fetch(&request, &bundles))?
-        .map_err(|error| failed(format!("refused ({}): {}", error.reason(), chain(&error))))?;
+    let fetched = block_on(client.fetch(&request, &bundles))?.map_err(|error| {
+        failed(format!("refused ({}): {}{}", error.reason(), chain(&error), way_out(&error, args, &request)))
+    })?;
     let named = args.trust_domain.is_some() || request.trust_domain.as_str() != UNNAMED;
     print_fetched(&fetched, named, args.output).map_err(failed)?;
     Ok(Ended::Well)
+}
+
+fn way_out(error: &FetchError, args: &FetchArgs, request: &FetchRequest) -> String {
+    let (Some(file), Some(domain)) = (&args.bundle, request.profile.authenticating_domain()) else {
+        return String::new();
+    };
+    remedy::told(error, None, domain, Against::File(&file.display().to_string()))
 }
 
 fn profile(args: &FetchArgs) -> Result<(EndpointProfile, BundleSet), Ended> {

@@ -16,6 +16,7 @@ use super::error::FetchError;
 use super::offering::Offering;
 use super::refresher::Shared;
 use super::relationship::FederationRelationship;
+use super::remedy::{self, Against};
 use super::table::FetchFailure;
 use crate::link::Held;
 use crate::logging::chain;
@@ -206,9 +207,19 @@ impl Follower {
         }
     }
 
+    fn way_out(&self, error: &FetchError) -> String {
+        let Some(domain) = self.relationship.profile.authenticating_domain() else { return String::new() };
+        let hub = &self.shared.hub;
+        let held = hub.held.current(domain);
+        let against = Against::of(&held);
+        against
+            .map(|against| remedy::told(error, Some(hub.trust_domain()), domain, against))
+            .unwrap_or_default()
+    }
+
     fn failed(&mut self, error: &FetchError, now: u64) {
         let trust_domain = &self.relationship.trust_domain;
-        let (reason, detail) = (error.reason(), chain(error));
+        let (reason, detail) = (error.reason(), chain(error) + &self.way_out(error));
         let presented = error.presented().map(ToString::to_string);
         let url = &self.relationship.bundle_endpoint_url;
         self.failures += 1;

@@ -14,6 +14,8 @@ pub(crate) struct Held {
     pub(crate) bundle: Option<Arc<Bundle>>,
     /// What authenticates an endpoint where `bundle` cannot.
     pub(crate) authentication_bundle: Option<Arc<Bundle>>,
+    /// The file that it came from, where it is the operator's.
+    pub(crate) authentication_file: Option<String>,
 }
 
 /// All of them. A verifier asks it at each handshake, so the bundle held *now* decides (FED 5.2.2.4).
@@ -94,7 +96,7 @@ mod tests {
     #[test]
     fn a_bundle_answers_for_its_own_trust_domain_only() {
         let table = HeldTable::default();
-        let held = Held { bundle: Some(bundle("a.test", 1)), authentication_bundle: None };
+        let held = Held { bundle: Some(bundle("a.test", 1)), ..Held::default() };
         assert!(table.set(&domain("a.test"), held));
         assert!(table.bundle_for(&domain("a.test")).is_some());
         assert!(table.bundle_for(&domain("b.test")).is_none());
@@ -103,8 +105,11 @@ mod tests {
     #[test]
     fn the_authentication_bundle_wins_where_there_is_one() {
         let table = HeldTable::default();
-        let held =
-            Held { bundle: Some(bundle("a.test", 1)), authentication_bundle: Some(bundle("a.test", 2)) };
+        let held = Held {
+            bundle: Some(bundle("a.test", 1)),
+            authentication_bundle: Some(bundle("a.test", 2)),
+            ..Held::default()
+        };
         table.set(&domain("a.test"), held);
         assert_eq!(table.bundle_for(&domain("a.test")), Some(bundle("a.test", 2)));
     }
@@ -113,7 +118,7 @@ mod tests {
     fn what_is_not_needed_any_more_is_forgotten_but_can_be_heard_of_again() {
         let table = HeldTable::default();
         let (a, b, c) = (domain("a.test"), domain("b.test"), domain("c.test"));
-        let held = |name| Held { bundle: Some(bundle(name, 1)), authentication_bundle: None };
+        let held = |name| Held { bundle: Some(bundle(name, 1)), ..Held::default() };
         table.set(&a, held("a.test"));
         table.set(&b, held("b.test"));
         table.set(&c, held("c.test"));
@@ -131,7 +136,7 @@ mod tests {
     fn a_repeat_is_no_news() {
         let table = HeldTable::default();
         let mut receiver = table.subscribe(&domain("a.test"));
-        let held = || Held { bundle: Some(bundle("a.test", 1)), authentication_bundle: None };
+        let held = || Held { bundle: Some(bundle("a.test", 1)), ..Held::default() };
         assert!(table.set(&domain("a.test"), held()));
         assert!(receiver.has_changed().unwrap());
         receiver.mark_unchanged();

@@ -328,7 +328,7 @@ mod tests {
         hub.take_relationships(link, relationships(&["b.test", "c.test"]));
         for name in ["b.test", "c.test"] {
             let bundle = Bundle::new(domain(name), vec![], vec![], Some(1), None);
-            let held = Held { bundle: Some(Arc::new(bundle)), authentication_bundle: None };
+            let held = Held { bundle: Some(Arc::new(bundle)), ..Held::default() };
             assert!(hub.take_held(&domain(name), held));
         }
         hub.take_relationships(link, relationships(&["b.test"]));

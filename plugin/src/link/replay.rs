@@ -166,18 +166,23 @@ impl Replay {
     }
 
     async fn send_held(&mut self, shared: &Shared, outbox: &Outbox) -> Result<bool, LinkError> {
-        let Some(Relationships { needed, .. }) = &self.relationships else { return Ok(false) };
+        let Some(Relationships { needed, sent, .. }) = &self.relationships else { return Ok(false) };
         let now = UnixTime::now();
         let mut any = false;
         for name in needed {
             let parts = held_parts(shared, name, now);
-            if self.held.get(name).is_some_and(|sent| is_same(sent, &parts)) {
+            if self.held.get(name).is_some_and(|known| is_same(known, &parts)) {
                 continue;
             }
+            let file = |bundle: &Arc<Bundle>| match shared.held.is_bootstrap(name, bundle) {
+                true => bootstrap_file(sent, name),
+                false => String::new(),
+            };
             let message = wire::HeldBundle {
                 trust_domain: name.to_string(),
                 bundle: parts.0.as_deref().map(wire::Bundle::from),
                 authentication_bundle: parts.1.as_deref().map(wire::Bundle::from),
+                authentication_file: parts.1.as_ref().map(file).unwrap_or_default(),
             };
             outbox.send(FromPlugin::HeldBundle(message)).await?;
             self.held.insert(name.clone(), parts);
@@ -193,6 +198,16 @@ fn held_parts(shared: &Shared, name: &TrustDomain, now: UnixTime) -> HeldParts {
         return (shared.own_bundle.current(), None);
     }
     shared.held.parts(name, now)
+}
+
+/// Of the relationships with an endpoint of that trust domain the last one that names a file is where the watcher read it.
+fn bootstrap_file(
+    relationships: &BTreeMap<TrustDomain, FederationRelationship>,
+    name: &TrustDomain,
+) -> String {
+    let of_name = relationships.values().filter(|one| one.endpoint_trust_domain() == Some(name));
+    let file = of_name.filter_map(|one| one.bootstrap_bundle.as_ref()).next_back();
+    file.map(|path| path.display().to_string()).unwrap_or_default()
 }
 
 fn is_same(sent: &HeldParts, now: &HeldParts) -> bool {

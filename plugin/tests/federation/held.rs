@@ -38,11 +38,12 @@ async fn the_bootstrap_bundle_is_lent_until_spire_holds_one() {
     assert!(line["error"].as_str().unwrap().contains("bootstrap.json"));
     std::fs::write(&path, entente_bundle::document::render(&federated.bundle(1))).unwrap();
     let held = federated.endpoint.wait_held(FOREIGN, |held| held.authentication_bundle.is_some()).await;
+    assert_eq!(held.authentication_file, path.display().to_string());
     assert_eq!(held.bundle, None, "it authenticates the endpoint and is never set");
     assert!(federated.spire.store.bundle(FOREIGN).is_none());
     federated.offer(&federated.bundle(1)).await;
     let held = federated.endpoint.wait_held(FOREIGN, |held| held.bundle.is_some()).await;
-    assert_eq!(held.authentication_bundle, None);
+    assert_eq!((held.authentication_bundle, held.authentication_file.as_str()), (None, ""));
 }
 
 #[tokio::test]

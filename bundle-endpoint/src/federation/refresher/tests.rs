@@ -118,7 +118,7 @@ impl Fixture {
     }
 
     fn hold(&self, bundle: &Bundle) {
-        let held = Held { bundle: Some(Arc::new(bundle.clone())), authentication_bundle: None };
+        let held = Held { bundle: Some(Arc::new(bundle.clone())), ..Held::default() };
         self.hub.take_held(bundle.trust_domain(), held);
     }
 }

@@ -1,0 +1,111 @@
+//! What a refused endpoint was verified against, and how to replace that: the refusal alone leads nobody out of a bundle that is
+//! too old to know the endpoint's authority.
+
+use entente_bundle::{SvidError, TrustDomain};
+
+use super::error::FetchError;
+use crate::link::Held;
+
+/// Where the bundle came from that authenticates an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Against<'a> {
+    /// A file of the operator's: the `bootstrap_bundle`, or the one on the command line.
+    File(&'a str),
+    /// SPIRE's record of it.
+    Held {
+        /// Its number, if it has one.
+        sequence_number: Option<u64>,
+    },
+    /// The last one with X.509 authorities that SPIRE held.
+    LastUsable,
+}
+
+impl<'a> Against<'a> {
+    /// As the plugin told it.
+    pub(crate) fn of(held: &'a Held) -> Option<Self> {
+        match (&held.authentication_bundle, &held.authentication_file, &held.bundle) {
+            (Some(_), Some(file), _) => Some(Self::File(file)),
+            (Some(_), None, _) => Some(Self::LastUsable),
+            (None, _, Some(bundle)) => Some(Self::Held { sequence_number: bundle.sequence_number() }),
+            (None, _, None) => None,
+        }
+    }
+}
+
+/// Follows the text of `error` where a newer bundle of `trust_domain` would help; else empty.
+pub(crate) fn told(
+    error: &FetchError,
+    own: Option<&TrustDomain>,
+    trust_domain: &TrustDomain,
+    against: Against<'_>,
+) -> String {
+    let FetchError::Svid { source, .. } = error else { return String::new() };
+    if !matches!(source, SvidError::UnknownIssuer { .. } | SvidError::NoValidAuthority { .. }) {
+        return String::new();
+    }
+    // SPIRE lets nobody set that.
+    if own == Some(trust_domain) {
+        return "; it was verified against our own bundle".into();
+    }
+    let set = format!(
+        "set its current one with `spire-server bundle set -id spiffe://{trust_domain} -format spiffe -path FILE`"
+    );
+    match against {
+        Against::File(file) => format!(
+            "; it was verified against {file}: if {trust_domain} has other authorities by now, put there what \
+             `spire-server bundle show -format spiffe` prints on its side"
+        ),
+        Against::Held { sequence_number } => {
+            let number =
+                sequence_number.map(|number| format!(" (sequence number {number})")).unwrap_or_default();
+            format!(
+                "; it was verified against the bundle of {trust_domain} that SPIRE holds{number}: if its \
+                 authorities were replaced meanwhile, {set}"
+            )
+        }
+        Against::LastUsable => format!(
+            "; it was verified against the last bundle of {trust_domain} with X.509 authorities that SPIRE \
+             held: {set}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use entente_bundle::testing::TestAuthority;
+
+    use super::*;
+
+    fn refused(source: SvidError) -> FetchError {
+        FetchError::Svid { source, hint: None }
+    }
+
+    #[test]
+    fn an_unknown_issuer_names_what_it_was_verified_against_and_the_way_out() {
+        let domain = TrustDomain::new("b.test").unwrap();
+        let error = refused(SvidError::UnknownIssuer { presented: domain.spire_server_id() });
+        let bundle = Arc::new(TestAuthority::new("b.test").bundle_with(Some(7), None));
+        let held = Held { bundle: Some(Arc::clone(&bundle)), ..Held::default() };
+        let last = Held { authentication_bundle: Some(bundle), ..Held::default() };
+        let file = Held { authentication_file: Some("/run/b.json".into()), ..last.clone() };
+        let says = |held: &Held| told(&error, None, &domain, Against::of(held).unwrap());
+        let set = "`spire-server bundle set -id spiffe://b.test -format spiffe -path FILE`";
+        assert!(says(&held).contains("that SPIRE holds (sequence number 7)") && says(&held).contains(set));
+        assert!(says(&last).contains("the last bundle of b.test") && says(&last).contains(set));
+        assert!(
+            says(&file).contains("against /run/b.json") && says(&file).contains("bundle show -format spiffe")
+        );
+        assert!(Against::of(&Held::default()).is_none());
+        let own = told(&error, Some(&domain), &domain, Against::LastUsable);
+        assert!(own.contains("our own bundle") && !own.contains("bundle set"));
+    }
+
+    #[test]
+    fn where_another_bundle_would_not_help_none_is_asked_for() {
+        let domain = TrustDomain::new("b.test").unwrap();
+        let error = refused(SvidError::Expired { presented: domain.spire_server_id(), not_after: 0 });
+        assert_eq!(told(&error, None, &domain, Against::LastUsable), "");
+    }
+}
