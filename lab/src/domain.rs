@@ -21,13 +21,23 @@ use crate::layout::{Home, InventoryOfDomain, InventoryOfProcess, write};
 use crate::ports::{self, loopback};
 use crate::process::{self, Ended, Launch, Process};
 use crate::products::Products;
-use crate::server_api::ServerApi;
+use crate::server_api::{NewEntry, ServerApi};
 use crate::spire::{ServerSpec, Spire};
 use crate::web_certificate::WebCertificate;
 
 /// A slow machine builds while it runs us.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How the plugin reaches the bundle endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LinkKind {
+    /// By a socket in the domain's folder.
+    #[default]
+    Unix,
+    /// By mutual TLS, as two deployments of a cluster would.
+    Mtls,
+}
 
 /// Programs that every domain of a lab shares.
 #[derive(Clone, Debug)]
@@ -36,6 +46,8 @@ pub struct Means {
     pub products: Arc<Products>,
     /// The SPIRE they run with.
     pub spire: Arc<Spire>,
+    /// How each domain's plugin and endpoint are linked.
+    pub link: LinkKind,
 }
 
 /// One `federates_with` block of the plugin's configuration.
@@ -63,6 +75,8 @@ pub struct Domain {
     spiffe_port: u16,
     web_port: u16,
     admin_port: u16,
+    /// Where the endpoint awaits the link; `None` with a socket.
+    link_port: Option<u16>,
     federates_with: Vec<FederatesWith>,
     agent_was_in: bool,
     /// The plugin that is watched for its end.
@@ -116,6 +130,7 @@ impl Domain {
             spiffe_port: ports::free()?,
             web_port: ports::free()?,
             admin_port: ports::free()?,
+            link_port: (means.link == LinkKind::Mtls).then(ports::free).transpose()?,
             federates_with: Vec::new(),
             agent_was_in: false,
             plugin: None,
@@ -204,10 +219,30 @@ impl Domain {
         self.agent_was_in = true;
         Ok(())
     }
+    /// Whether the endpoint needs an SVID before a plugin can link to it.
+    pub fn links_over_mtls(&self) -> bool {
+        self.link_port.is_some()
+    }
+    /// Makes the registration entry of the bundle endpoint.
+    pub async fn register_endpoint(&self) -> anyhow::Result<()> {
+        let uid = rustix::process::geteuid().as_raw();
+        let program = self.means.products.bundle_endpoint();
+        let entry = NewEntry {
+            spiffe_id: SpiffeId::new(&config::endpoint_id(&self.trust_domain))?,
+            parent_id: self.node_id()?,
+            selectors: vec![("unix", format!("uid:{uid}")), ("unix", format!("path:{}", program.display()))],
+            federates_with: Vec::new(),
+        };
+        self.api.create_entry(&entry).await.map(drop)
+    }
     /// Starts the bundle endpoint; whether it is ready is another question.
     pub fn start_endpoint(&mut self) -> anyhow::Result<()> {
-        let ports =
-            config::EndpointPorts { spiffe: self.spiffe_port, web: self.web_port, admin: self.admin_port };
+        let ports = config::EndpointPorts {
+            spiffe: self.spiffe_port,
+            web: self.web_port,
+            admin: self.admin_port,
+            link: self.link_port,
+        };
         let conf = config::endpoint_conf(&self.trust_domain, &self.home, &self.web, &ports);
         write(&self.home.endpoint_conf(), conf)?;
         let program = self.means.products.bundle_endpoint();
@@ -360,7 +395,10 @@ impl Domain {
     }
 
     fn write_plugin_data(&self) -> anyhow::Result<()> {
-        write(&self.home.plugin_data(), config::plugin_data(&self.home, &self.federates_with))
+        write(
+            &self.home.plugin_data(),
+            config::plugin_data(&self.trust_domain, &self.home, self.link_port, &self.federates_with),
+        )
     }
 }
 

@@ -21,6 +21,12 @@ impl EndpointStatus {
     pub fn links(&self) -> usize {
         self.0.get("links").and_then(Value::as_array).map_or(0, Vec::len)
     }
+    /// As whom plugins are linked over mutual TLS.
+    pub fn peers(&self) -> Vec<String> {
+        let links = self.0.get("links").and_then(Value::as_array);
+        let ids = links.into_iter().flatten().filter_map(|link| link.get("spiffe_id")?.as_str());
+        ids.map(str::to_owned).collect()
+    }
     /// Foreign trust domains with a relationship.
     pub fn relationships(&self) -> Vec<String> {
         let relationships = self.0.get("relationships").and_then(Value::as_array);

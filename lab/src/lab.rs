@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::checks::{ensure, reason_of};
-use crate::domain::{Domain, Means};
+use crate::domain::{Domain, LinkKind, Means};
 use crate::http::Browser;
 use crate::layout::{self, Before, Inventory, InventoryOfDomain};
 use crate::products::Products;
@@ -29,6 +29,9 @@ pub struct Options {
     /// Folder with spire-server and spire-agent. Without it: the path, then the lab's cache.
     #[arg(long, value_name = "DIR")]
     pub spire_dir: Option<PathBuf>,
+    /// How plugin and bundle endpoint are linked: by a Unix socket, or by mutual TLS.
+    #[arg(long, value_enum, default_value = "unix")]
+    pub link: LinkKind,
     /// Folder for configurations, logs, sockets and lab.json. Without it: a temporary one, kept only after a failure.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -113,7 +116,7 @@ impl Lab {
             Some(programs) => Spire::Real(RealSpire::new(programs)),
             None => Spire::Embedded(EmbeddedSpire::new(products.lab())),
         };
-        let means = Means { products, spire: Arc::new(spire) };
+        let means = Means { products, spire: Arc::new(spire), link: options.link };
         let one = Domain::create(folder.path(), "cluster1.org", &means)?;
         let two = Domain::create(folder.path(), "cluster2.org", &means)?;
         timeline.story_begins();

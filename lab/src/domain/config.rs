@@ -17,17 +17,35 @@ pub(super) struct EndpointPorts {
     pub(super) spiffe: u16,
     pub(super) web: u16,
     pub(super) admin: u16,
+    /// `None` where the link is a socket.
+    pub(super) link: Option<u16>,
+}
+
+/// Who the bundle endpoint is to its own domain, where the link is mutual TLS.
+pub(super) fn endpoint_id(trust_domain: &TrustDomain) -> String {
+    format!("spiffe://{trust_domain}/bundle-endpoint")
 }
 
 /// `entente.hcl`, the plugin's configuration.
-pub(super) fn plugin_data(home: &Home, federates_with: &[FederatesWith]) -> String {
+pub(super) fn plugin_data(
+    trust_domain: &TrustDomain,
+    home: &Home,
+    link_port: Option<u16>,
+    federates_with: &[FederatesWith],
+) -> String {
+    let endpoint = match link_port {
+        None => format!("endpoint = \"unix://{}\"", home.link_socket().display()),
+        Some(port) => format!(
+            "endpoint = \"dns:///127.0.0.1:{port}\"\nendpoint_spiffe_id = \"{}\"",
+            endpoint_id(trust_domain)
+        ),
+    };
     let mut text = format!(
-        r#"endpoint = "unix://{}"
+        r#"{endpoint}
 server_socket = "unix://{}"
 serve_as_server = true
 refresh_hint = "{REFRESH_HINT}"
 "#,
-        home.link_socket().display(),
         home.api_socket().display(),
     );
     for block in federates_with {
@@ -60,11 +78,18 @@ pub(super) fn endpoint_conf(
     web: &WebCertificate,
     ports: &EndpointPorts,
 ) -> String {
+    let link = match ports.link {
+        None => format!("unix://{}", home.link_socket().display()),
+        Some(port) => format!("127.0.0.1:{port}"),
+    };
     format!(
         r#"trust_domain = "{trust_domain}"
 
 [link]
-listen = "unix://{link}"
+listen = "{link}"
+
+[workload_api]
+socket = "unix://{agent}"
 
 [serve]
 listen = "127.0.0.1:{spiffe}"
@@ -83,7 +108,7 @@ listen = "127.0.0.1:{admin}"
 [fetch]
 minimum_interval = "1s"
 "#,
-        link = home.link_socket().display(),
+        agent = home.agent_socket().display(),
         spiffe = ports.spiffe,
         web = ports.web,
         certificate = web.certificate_file.display(),

@@ -32,9 +32,10 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
             domain.workload_api()
         ));
         lab.timeline.held(&format!(
-            "{name}: bundle endpoint (pid {}) is ready, {} link up, {} and {}",
+            "{name}: bundle endpoint (pid {}) is ready, {} link up ({}), {} and {}",
             domain.endpoint()?.pid(),
             status.links(),
+            linked_as(domain, status)?,
             domain.spiffe_url(),
             domain.web_url(),
         ));
@@ -44,11 +45,30 @@ pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How the plugin is linked, and as whom.
+fn linked_as(domain: &Domain, status: &EndpointStatus) -> anyhow::Result<String> {
+    if !domain.links_over_mtls() {
+        return Ok("socket".to_owned());
+    }
+    let (server, peers) = (domain.trust_domain().spire_server_id().to_string(), status.peers());
+    ensure(peers.iter().all(|peer| *peer == server), || {
+        format!("linked as {}, expected {server}", peers.join(", "))
+    })?;
+    Ok(format!("mutual TLS, {server}"))
+}
+
 async fn bring_up(domain: &mut Domain) -> anyhow::Result<(Bundle, EndpointStatus)> {
-    // The endpoint first: the plugin finds its socket at the first try.
-    domain.start_endpoint()?;
+    // The endpoint first: the plugin finds its socket at the first try. Over mutual TLS it needs an SVID before.
+    let needs_svid = domain.links_over_mtls();
+    if !needs_svid {
+        domain.start_endpoint()?;
+    }
     let bundle = domain.start_server().await?;
     domain.start_agent().await?;
+    if needs_svid {
+        domain.register_endpoint().await?;
+        domain.start_endpoint()?;
+    }
     let status = domain.wait_until_ready(PATIENCE).await?;
     Ok((bundle, status))
 }

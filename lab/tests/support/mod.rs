@@ -51,8 +51,12 @@ pub(crate) async fn lab_command(arguments: &[&str]) -> Command {
 
 /// A lab after `steps`, all of which held.
 pub(crate) async fn lab_after(kind: Kind, steps: &[Step]) -> Lab {
-    let options = Options { spire: Some(kind), ..Options::default() };
-    let lab = Lab::prepare(&options, Timeline::new().quiet()).await;
+    lab_of(&Options { spire: Some(kind), ..Options::default() }, steps).await
+}
+
+/// The same with other options.
+pub(crate) async fn lab_of(options: &Options, steps: &[Step]) -> Lab {
+    let lab = Lab::prepare(options, Timeline::new().quiet()).await;
     let mut lab = lab.unwrap_or_else(|error| panic!("no lab: {}", reason_of(&error)));
     if let Err(error) = story::tell(&mut lab, steps, None).await {
         give_up(lab, &error).await;
@@ -65,6 +69,14 @@ pub(crate) async fn tell(kind: Kind, steps: &[Step]) {
     let _turn = turn().await;
     if can_tell(kind) {
         lab_after(kind, steps).await.stop(false).await;
+    }
+}
+
+/// The same with other options.
+pub(crate) async fn tell_with(options: &Options, kind: Kind, steps: &[Step]) {
+    let _turn = turn().await;
+    if can_tell(kind) {
+        lab_of(options, steps).await.stop(false).await;
     }
 }
 
