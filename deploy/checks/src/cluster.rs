@@ -128,7 +128,7 @@ impl Cluster {
     }
 
     /// The address that MetalLB is asked to give a Service.
-    pub(crate) fn pinned<'a>(service: &'a Object) -> &'a str {
+    pub(crate) fn pinned(service: &Object) -> &str {
         text(&service.value, "/metadata/annotations/metallb.io~1loadBalancerIPs")
     }
 }

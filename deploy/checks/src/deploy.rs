@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::cluster::{Cluster, FORMS, NAMES};
 use crate::object::{self, Object};
-use crate::{federation, identities, rbac, references, schema, security, settings, yaml};
+use crate::{federation, helm, identities, rbac, references, schema, security, settings, yaml};
 
 /// Files by their path below deploy/. Copies share what they have in common, and what was read out of it.
 #[derive(Clone, Debug)]
@@ -108,6 +108,7 @@ impl Deploy {
                 rbac::check(cluster, &mut mistakes);
                 settings::check(cluster, &mut mistakes);
                 identities::check(cluster, &mut mistakes);
+                helm::check(self, cluster, &mut mistakes);
             }
             federation::check(&clusters, &mut mistakes);
         }

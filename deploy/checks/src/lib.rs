@@ -6,11 +6,14 @@
 //! | `rendered` | is what is checked in what kustomize makes of the bases? |
 //! | `yaml`, `schema` | does each object say only what its kind knows? |
 //! | `references`, `security`, `rbac` | do objects find each other, and may they do what they need and no more? |
+//! | `identities` | who gets which SPIFFE ID? |
 //! | `settings`, `federation` | do the programs understand their settings, and do the two clusters agree? |
+//! | `helm` | would the Helm chart be told the same? |
 
 mod cluster;
 mod deploy;
 mod federation;
+mod helm;
 mod identities;
 mod object;
 mod rbac;

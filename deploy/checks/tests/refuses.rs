@@ -263,6 +263,16 @@ fn settings_that_their_program_would_ignore_or_refuse() {
 }
 
 #[test]
+fn values_for_the_chart_that_say_something_else() {
+    let values = "helm/values-cluster1.yaml";
+    refused(values, "customPlugins:", "customPlugin:", "is no key that the chart documents");
+    refused(values, "serve_as_server:", "serve_as_sever:", "plugin_data: invalid plugin configuration");
+    refused(values, "10.10.0.141", "10.10.0.131", "and entente.hcl of the managed form");
+    refused(values, "- ^metallb-system$", "- spire", "spire is not anchored");
+    refused(values, "/bundle-endpoint\n", "/endpoint\n", "clusterSPIFFEIDs/bundle-endpoint is");
+}
+
+#[test]
 fn sockets_that_are_not_where_they_are_looked_for() {
     let socket = "unix:///spiffe-workload-api/socket";
     refused(SERVER, socket, "unix:///spiffe-workload-api/agent.sock", "SPIFFE_ENDPOINT_SOCKET is");

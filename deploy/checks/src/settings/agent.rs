@@ -20,7 +20,9 @@ pub(super) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
     );
     let server = cluster.find("Service", "spire", conf.value("agent.server_address"));
     let ports = server.map(|server| list(&server.value, "/spec/ports")).unwrap_or_default();
-    let listens = ports.iter().any(|port| at(port, "/port").to_string() == conf.value("agent.server_port"));
+    let listens = ports.iter().any(|port| {
+        at(port, "/port").as_u64().is_some_and(|number| conf.value("agent.server_port").parse() == Ok(number))
+    });
     conf.ensure(listens, "there is no Service at server_address and server_port");
     // On the host's network a port is everybody's: the kubelet asks on loopback too.
     conf.is("health_checks.bind_address", "127.0.0.1");

@@ -67,7 +67,7 @@ fn values(cluster: &Cluster, config: &Value, mistakes: &mut Vec<String>) {
         }
     }
     // The program reads a plain number, of nanoseconds, and nothing else.
-    if !at(config, "/gcInterval").as_u64().is_some_and(|interval| interval >= 1_000_000_000) {
+    if at(config, "/gcInterval").as_u64().is_none_or(|interval| interval < 1_000_000_000) {
         mistakes.push(format!(
             "/gcInterval is {}, expected nanoseconds, a second at least",
             at(config, "/gcInterval")

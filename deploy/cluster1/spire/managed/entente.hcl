@@ -3,6 +3,8 @@ endpoint = "dns:///bundle-endpoint.spire.svc:8444"
 endpoint_spiffe_id = "spiffe://cluster1.org/bundle-endpoint"
 serve_as_server = true
 refresh_hint = "5m"
+# This file is the truth: a domain that is taken out here is taken out of SPIRE, also while the server was away.
+undeclared_bundles = "remove"
 
 # The first bundle comes by deploy/script/introduce.sh; from then on each one authenticates the next.
 federates_with "cluster2.org" {

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Takes away what up.sh has made, and nothing else.
+set -euo pipefail
+
+for cluster in cluster1 cluster2; do
+    kind delete cluster --name "entente-$cluster"
+done
+docker rm -f entente-registry >/dev/null 2>&1 || true
