@@ -5,10 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use entente_images::{CA_FILE, Digest, PRODUCTS, Product, Provenance, compile};
+use entente_images::{
+    Blobs, CA_FILE, Digest, Image, Materials, PRODUCTS, Product, Provenance, Registry, SBOM_TYPE, Subject,
+    compile,
+};
 
-/// What an image may weigh at most, compressed or not: more than this and something has got in that does not belong there.
+/// What an image may weigh at most before compression: more than this and something has got in that does not belong there.
 const SIZE_LIMIT: u64 = 20_000_000;
+/// The user of the registry, and the password; both or none.
+const USER: &str = "ENTENTE_REGISTRY_USER";
+const PASSWORD: &str = "ENTENTE_REGISTRY_PASSWORD";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -20,7 +26,11 @@ pub(crate) struct Options {
     /// The tag.
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     tag: String,
-    /// Folder for what is made: NAME.tar for docker and containerd, NAME.oci as an OCI image layout.
+    /// Pushes the images and their bills of materials into the registry: plain http to this machine, https to others;
+    /// ENTENTE_REGISTRY_USER and ENTENTE_REGISTRY_PASSWORD where one has to log in.
+    #[arg(long)]
+    push: bool,
+    /// Folder for what is made: NAME.tar for docker and containerd, NAME.oci as an OCI image layout, NAME.sbom.json.
     #[arg(long, default_value = "target/images")]
     out: PathBuf,
     /// The checkout of Entente.
@@ -46,24 +56,42 @@ pub(crate) struct Options {
     plugin_checksum: Option<PathBuf>,
 }
 
-pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+/// An image as it was made.
+struct Made {
+    product: &'static Product,
+    image: Image,
+    blobs: Blobs,
+    sbom: Vec<u8>,
+    program: Digest,
+}
+
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let products = chosen(&options.names)?;
-    let workspace = &options.workspace;
-    let workspace =
-        workspace.canonicalize().with_context(|| format!("there is no {}", workspace.display()))?;
+    let workspace = options.workspace.canonicalize();
+    let workspace = workspace.with_context(|| format!("there is no {}", options.workspace.display()))?;
     let mut provenance = Provenance::of(&workspace, options.revision.clone())?;
     provenance.source = options.source.clone().or(provenance.source);
+    // All are built whichever are asked for: together they share features, and so one digest is that of each.
+    let all: Vec<&Product> = PRODUCTS.iter().collect();
     let programs = match &options.programs {
         Some(folder) => folder.clone(),
         None => {
             let target_dir = std::path::absolute(workspace.join(&options.target_dir))?;
-            compile(&workspace, &target_dir, &products, provenance.created)?
+            compile(&workspace, &target_dir, &all, provenance.created)?
         }
     };
+    let materials = Materials::of(&workspace, &all)?;
     let out = workspace.join(&options.out);
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     for product in products {
-        make(product, &programs, &out, options, &provenance)?;
+        let made = make(product, &programs, options, &provenance, &materials)?;
+        let attached = [made.blobs.attach(&made.sbom, SBOM_TYPE, &provenance.created_text())?];
+        write(&made, &attached, &out, options)?;
+        if options.push {
+            let registry = Registry::of(made.image.name(), credentials()?)?;
+            registry.push(made.image.name(), &made.blobs, &attached).await?;
+            println!("  pushed    {}", made.image.name());
+        }
     }
     Ok(())
 }
@@ -79,13 +107,21 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Product>> {
     names.iter().map(find).collect()
 }
 
+fn credentials() -> anyhow::Result<Option<(String, String)>> {
+    match (std::env::var(USER).ok(), std::env::var(PASSWORD).ok()) {
+        (Some(user), Some(password)) => Ok(Some((user, password))),
+        (None, None) => Ok(None),
+        _ => bail!("{USER} and {PASSWORD} belong together: set both or none"),
+    }
+}
+
 fn make(
-    product: &Product,
+    product: &'static Product,
     programs: &Path,
-    out: &Path,
     options: &Options,
     provenance: &Provenance,
-) -> anyhow::Result<()> {
+    materials: &Materials,
+) -> anyhow::Result<Made> {
     let name = format!("{}/{}:{}", options.registry, product.name, options.tag);
     let program = programs.join(product.name);
     let image = product.image(&name, &program, &options.ca_file, provenance)?.assemble();
@@ -94,31 +130,47 @@ fn make(
         bail!("{name} has {} bytes; {SIZE_LIMIT} are allowed", image.layer_size());
     }
     let blobs = image.blobs().with_context(|| format!("cannot compress {name}"))?;
-    let (tar, layout) =
-        (out.join(format!("{}.tar", product.name)), out.join(format!("{}.oci", product.name)));
-    image.write_docker_archive(&tar).with_context(|| format!("cannot write {}", tar.display()))?;
-    image.write_layout(&blobs, &layout).with_context(|| format!("cannot write {}", layout.display()))?;
-    println!("{name}");
-    println!("  manifest  {}", Digest::of(&blobs.manifest));
+    let program = digest_of(&program)?;
+    let authorities = if product.needs_web_authorities() { Some(digest_of(&options.ca_file)?) } else { None };
+    let document = materials.document(&Subject {
+        product,
+        program: &program,
+        web_authorities: authorities.as_ref(),
+        created: provenance.created,
+    })?;
+    Ok(Made { product, image, blobs, sbom: serde_json::to_vec_pretty(&document)?, program })
+}
+
+fn write(made: &Made, attached: &[Blobs], out: &Path, options: &Options) -> anyhow::Result<()> {
+    let place = |kind: &str| out.join(format!("{}.{kind}", made.product.name));
+    let (tar, layout, sbom) = (place("tar"), place("oci"), place("sbom.json"));
+    let cannot = |path: &Path| format!("cannot write {}", path.display());
+    made.image.write_docker_archive(&tar).with_context(|| cannot(&tar))?;
+    made.image.write_layout(&made.blobs, attached, &layout).with_context(|| cannot(&layout))?;
+    fs::write(&sbom, &made.sbom).with_context(|| cannot(&sbom))?;
+    println!("{}", made.image.name());
+    println!("  manifest  {}", made.blobs.digest());
+    println!("  program   {}", made.program);
     println!(
-        "  size      {:.1} MB, compressed {:.1} MB",
-        megabytes(image.layer_size()),
-        megabytes(blobs.layer.len() as u64)
+        "  size      {} MB, compressed {} MB",
+        megabytes(made.image.layer_size()),
+        megabytes(made.blobs.size())
     );
-    println!("  archive   {}", tar.display());
-    println!("  layout    {}", layout.display());
-    if product.name == "entente-plugin" {
-        let checksum = Digest::of(&fs::read(&program)?);
-        println!("  program   {checksum}");
-        if let Some(path) = &options.plugin_checksum {
-            fs::write(path, format!("ENTENTE_PLUGIN_SHA256={}\n", checksum.hex()))
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
+    println!("  files     {} {} {}", tar.display(), layout.display(), sbom.display());
+    if let (Some(path), "entente-plugin") = (&options.plugin_checksum, made.product.name) {
+        let line = format!("ENTENTE_PLUGIN_SHA256={}\n", made.program.hex());
+        fs::write(path, line).with_context(|| cannot(path))?;
     }
     Ok(())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "shown with one digit behind the point")]
-fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
+fn digest_of(path: &Path) -> anyhow::Result<Digest> {
+    let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Digest::of(&content))
+}
+
+/// With one digit behind the point.
+fn megabytes(bytes: u64) -> String {
+    let tenths = bytes.div_ceil(100_000);
+    format!("{}.{}", tenths / 10, tenths % 10)
 }

@@ -1,14 +1,11 @@
 //! Has cargo build the programs static, in such a way that checkout, home and target folder leave no trace in them.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::cargo::{CargoError, TARGET, output};
 use crate::product::Product;
-
-/// What the programs are built for.
-pub const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// Between the parts of `CARGO_ENCODED_RUSTFLAGS`, since paths may hold spaces.
 const SEPARATOR: &str = "\x1f";
@@ -23,22 +20,9 @@ pub enum CompileError {
     /// Rust's own libraries for the target are missing.
     #[error("Rust has no {TARGET} here: rustup target add {TARGET}")]
     NoTarget,
-    /// A program did not start.
-    #[error("cannot run {program}")]
-    Run {
-        /// Which.
-        program: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// A program failed, and said why on the terminal.
-    #[error("{program} failed ({status})")]
-    Failed {
-        /// Which.
-        program: &'static str,
-        /// How it ended.
-        status: std::process::ExitStatus,
-    },
+    /// cargo or the compiler failed.
+    #[error(transparent)]
+    Cargo(#[from] CargoError),
     /// The folder of crates is not known.
     #[error("where crates lie is not known: set CARGO_HOME or HOME")]
     NoCargoHome,
@@ -57,7 +41,7 @@ pub fn compile(
     products: &[&Product],
     created: u64,
 ) -> Result<PathBuf, CompileError> {
-    let sysroot = PathBuf::from(output("rustc", &["--print", "sysroot"], workspace)?);
+    let sysroot = PathBuf::from(output("rustc", &["--print", "sysroot"], workspace)?.trim());
     require_tools(workspace, &sysroot)?;
     let home = cargo_home().ok_or(CompileError::NoCargoHome)?;
     let folders = [
@@ -79,10 +63,10 @@ pub fn compile(
     cargo.env("CARGO_INCREMENTAL", "0");
     cargo.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&folders)?);
     cargo.env(format!("CFLAGS_{}", TARGET.replace('-', "_")), c_flags(&folders)?);
-    let run = |source| CompileError::Run { program: "cargo", source };
+    let run = |source| CargoError::Run { program: "cargo", source };
     let status = cargo.stdin(Stdio::null()).status().map_err(run)?;
     if !status.success() {
-        return Err(CompileError::Failed { program: "cargo build", status });
+        return Err(CargoError::Failed { program: "cargo", arguments: "build".to_owned(), status }.into());
     }
     Ok(target_dir.join(TARGET).join("release"))
 }
@@ -144,15 +128,6 @@ fn require_tools(workspace: &Path, sysroot: &Path) -> Result<(), CompileError> {
 fn cargo_home() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("CARGO_HOME").or_else(|| Some(variable("HOME")?.join(".cargo")))
-}
-
-fn output(program: &'static str, arguments: &[&str], folder: &Path) -> Result<String, CompileError> {
-    let output = Command::new(program).args(arguments).current_dir(folder).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|source| CompileError::Run { program, source })?;
-    if !output.status.success() {
-        return Err(CompileError::Failed { program, status: output.status });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 #[cfg(test)]

@@ -5,17 +5,18 @@ use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use crate::blobs::Blobs;
 use crate::digest::{Digest, Hashing};
 use crate::elf::Architecture;
 use crate::manifest::{
     ArchiveItem, CONFIG, Configuration, Descriptor, Execution, History, LAYER, Layers, MANIFEST, Manifest,
     Platform, json,
 };
+use crate::provenance::rfc3339;
 use crate::rootfs::Rootfs;
 
 /// What an image is made of.
@@ -62,7 +63,7 @@ impl ImageSpec {
         let mut hashing = Hashing::new(io::sink());
         self.rootfs.write_tar(&mut hashing, self.created)?;
         let (diff_id, layer_size, _) = hashing.finish();
-        let created = self.created_text();
+        let created = rfc3339(self.created);
         let configuration = json(&Configuration {
             created: created.clone(),
             architecture: self.architecture.name(),
@@ -80,10 +81,6 @@ impl ImageSpec {
         })?;
         Ok(Image { spec: self, diff_id, layer_size, configuration })
     }
-    fn created_text(&self) -> String {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(self.created);
-        humantime::format_rfc3339_seconds(time).to_string()
-    }
 }
 
 /// An image whose hashes are known. Its files are read again when it is written; one that changed meanwhile is an error.
@@ -93,17 +90,6 @@ pub struct Image {
     diff_id: Digest,
     layer_size: u64,
     configuration: Vec<u8>,
-}
-
-/// The compressed form that registries and layouts hold.
-#[derive(Clone, Debug)]
-pub struct Blobs {
-    /// The layer, compressed.
-    pub layer: Vec<u8>,
-    /// The configuration.
-    pub configuration: Vec<u8>,
-    /// The manifest, whose digest is the image's.
-    pub manifest: Vec<u8>,
 }
 
 impl Image {
@@ -134,11 +120,13 @@ impl Image {
         let manifest = json(&Manifest {
             schema_version: 2,
             media_type: MANIFEST,
+            artifact_type: None,
             config: Descriptor::of(CONFIG, &self.configuration),
             layers: vec![Descriptor::of(LAYER, &layer)],
+            subject: None,
             annotations: self.spec.labels.clone(),
         })?;
-        Ok(Blobs { layer, configuration: self.configuration.clone(), manifest })
+        Ok(Blobs { manifest, parts: vec![self.configuration.clone(), layer], artifact_type: None })
     }
 
     /// Writes the tar that `docker load` and `ctr images import` read. It is there whole or not at all.

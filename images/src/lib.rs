@@ -19,6 +19,8 @@
 //! # }
 //! ```
 
+mod blobs;
+mod cargo;
 mod compile;
 mod digest;
 mod elf;
@@ -28,13 +30,21 @@ mod libraries;
 mod manifest;
 mod product;
 mod provenance;
+#[cfg(feature = "push")]
+mod push;
 mod rootfs;
+mod sbom;
 
-pub use compile::{CompileError, TARGET, compile};
+pub use blobs::Blobs;
+pub use cargo::{CargoError, TARGET};
+pub use compile::{CompileError, compile};
 pub use digest::Digest;
 pub use elf::{Architecture, ElfError, Needs, require_static};
-pub use image::{Blobs, Image, ImageSpec};
+pub use image::{Image, ImageSpec};
 pub use libraries::{LibraryError, shared_libraries};
 pub use product::{CA_FILE, PRODUCTS, Product, ProductError};
 pub use provenance::{Provenance, ProvenanceError};
+#[cfg(feature = "push")]
+pub use push::{PushError, Registry};
 pub use rootfs::{PackError, Rootfs};
+pub use sbom::{Materials, SBOM_TYPE, SbomError, Subject};

@@ -19,9 +19,10 @@ enum Command {
     List,
 }
 
-fn main() -> anyhow::Result<()> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::Build(options) => build::run(&options),
+        Command::Build(options) => build::run(&options).await,
         Command::List => {
             for product in &entente_images::PRODUCTS {
                 println!("{:<18} {}", product.name, product.title);

@@ -12,6 +12,7 @@ use crate::digest::Digest;
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// Names one blob.
@@ -21,6 +22,8 @@ pub(crate) struct Descriptor {
     pub(crate) media_type: String,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) artifact_type: Option<&'static str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,6 +36,7 @@ impl Descriptor {
             media_type: media_type.to_owned(),
             digest: Digest::of(bytes),
             size: bytes.len() as u64,
+            artifact_type: None,
             annotations: BTreeMap::new(),
             platform: None,
         }
@@ -46,19 +50,23 @@ pub(crate) struct Platform {
     pub(crate) os: &'static str,
 }
 
-/// One image.
+/// One image, or something that is kept beside it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Manifest {
     pub(crate) schema_version: u8,
     pub(crate) media_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) artifact_type: Option<&'static str>,
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<Descriptor>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
-/// What lies in a layout.
+/// What lies in a layout, or is kept beside an image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Index {

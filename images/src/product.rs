@@ -87,6 +87,10 @@ impl Product {
     pub fn named(name: &str) -> Option<&'static Self> {
         PRODUCTS.iter().find(|product| product.name == name)
     }
+    /// Whether its image holds the authorities of the web.
+    pub fn needs_web_authorities(&self) -> bool {
+        self.web_authorities
+    }
     /// Where the program lies in its image.
     pub fn path(&self) -> String {
         format!("/opt/entente/{}", self.name)
@@ -119,16 +123,13 @@ impl Product {
     }
 
     fn labels(&self, provenance: &Provenance) -> BTreeMap<String, String> {
-        let created = std::time::Duration::from_secs(provenance.created);
-        let created =
-            humantime::format_rfc3339_seconds(std::time::SystemTime::UNIX_EPOCH + created).to_string();
         let labels = [
             ("title", Some(self.name.to_owned())),
             ("description", Some(self.title.to_owned())),
             ("source", provenance.source.clone()),
             ("revision", Some(provenance.revision.clone())),
             ("version", Some(env!("CARGO_PKG_VERSION").to_owned())),
-            ("created", Some(created)),
+            ("created", Some(provenance.created_text())),
             ("licenses", Some(env!("CARGO_PKG_LICENSE").to_owned())),
         ];
         let with_prefix =

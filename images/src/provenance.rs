@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 /// Why the sources are not known.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,15 @@ impl Provenance {
         let origin = git(workspace, &["remote", "get-url", "origin"]).ok();
         Ok(Self { revision, created, source: origin.as_deref().and_then(public_address) })
     }
+    /// The time as labels have it.
+    pub fn created_text(&self) -> String {
+        rfc3339(self.created)
+    }
+}
+
+/// Seconds since 1970 as people read them.
+pub(crate) fn rfc3339(seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
 /// An address that a reader of the label can open, without the credentials that may stand in it.

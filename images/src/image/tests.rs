@@ -40,8 +40,7 @@ fn the_same_input_gives_the_same_bytes() {
     other.rootfs.directory("/run/entente", 0o750, 65532).unwrap();
     other.rootfs.bytes("program", "/opt/entente/program", 0o755).unwrap();
     let (one, two) = (spec().assemble().unwrap(), other.assemble().unwrap());
-    assert_eq!(one.blobs().unwrap().layer, two.blobs().unwrap().layer);
-    assert_eq!(one.blobs().unwrap().manifest, two.blobs().unwrap().manifest);
+    assert_eq!(one.blobs().unwrap(), two.blobs().unwrap());
     assert_eq!(docker_archive(&one), docker_archive(&two));
 }
 
@@ -102,7 +101,9 @@ fn the_layout_holds_what_its_hashes_say_and_replaces_an_older_one() {
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("old"), "").unwrap();
     let image = spec().assemble().unwrap();
-    image.write_layout(&image.blobs().unwrap(), &folder).unwrap();
+    let blobs = image.blobs().unwrap();
+    let document = blobs.attach(b"{}", "application/vnd.example+json", "1970-01-01T00:00:00Z").unwrap();
+    image.write_layout(&blobs, &[document], &folder).unwrap();
     assert!(!folder.join("old").exists());
     let index: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.join("index.json")).unwrap()).unwrap();
@@ -118,5 +119,8 @@ fn the_layout_holds_what_its_hashes_say_and_replaces_an_older_one() {
     let mut layer = Vec::new();
     flate2::read::GzDecoder::new(blob(&manifest["layers"][0]).as_slice()).read_to_end(&mut layer).unwrap();
     assert_eq!(config["rootfs"]["diff_ids"][0], Digest::of(&layer).to_string());
+    let attached: serde_json::Value = serde_json::from_slice(&blob(&index["manifests"][1])).unwrap();
+    assert_eq!(attached["subject"]["digest"], index["manifests"][0]["digest"]);
+    assert_eq!(blob(&attached["layers"][0]), b"{}");
     assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], image.name());
 }
