@@ -15,7 +15,7 @@ use entente_lab::sabotage::Sabotage;
 use entente_lab::stop_signals::StopSignals;
 use entente_lab::story::{self, Step};
 use entente_lab::timeline::{self, Timeline};
-use entente_lab::{up, warden};
+use entente_lab::{kubernetes, up, warden};
 use tokio::runtime::Runtime;
 
 /// How often a lab that is up looks whether everything runs.
@@ -46,6 +46,11 @@ enum Command {
     Up {
         #[command(flatten)]
         options: Options,
+    },
+    /// Start two real Kubernetes clusters and walk the walkthrough on them.
+    Kubernetes {
+        #[command(flatten)]
+        options: kubernetes::Options,
     },
     /// The stand-in for spire-server.
     #[command(hide = true)]
@@ -99,6 +104,7 @@ async fn perform(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Run { options, sabotage, keep } => run(&options, sabotage, keep).await,
         Command::Up { options } => stay_up(&options).await,
+        Command::Kubernetes { options } => kubernetes::run(&options).await,
         Command::EmbeddedServer { config, validate: true } => validate(config).await,
         Command::EmbeddedServer { config, validate: false } => {
             embedded::run_server(config).await.map(|()| true)

@@ -1,6 +1,8 @@
 //! Go's way of giving flags: one dash or two, the value after `=` or as the next argument.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::str::FromStr;
 
 /// What was given.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,12 +24,14 @@ pub enum FlagError {
     #[error("flag -{0} is missing")]
     Missing(&'static str),
     /// Its value is not of the right kind.
-    #[error("flag -{name}: {value:?} is no port")]
-    NoPort {
+    #[error("flag -{name}: {value:?} is no {kind}")]
+    Wrong {
         /// Which one.
         name: &'static str,
         /// What was given.
         value: String,
+        /// What it should be.
+        kind: &'static str,
     },
 }
 
@@ -77,9 +81,19 @@ impl Flags {
     ///
     /// When it is none.
     pub fn port(&self, name: &'static str) -> Result<Option<u16>, FlagError> {
-        let parsed =
-            |value: &str| value.parse().map_err(|_| FlagError::NoPort { name, value: value.to_owned() });
-        self.get(name).map(parsed).transpose()
+        self.parsed(name, "port")
+    }
+    /// The value of a flag that is an IP address with a port.
+    ///
+    /// # Errors
+    ///
+    /// When it is none.
+    pub fn address(&self, name: &'static str) -> Result<Option<SocketAddr>, FlagError> {
+        self.parsed(name, "IP:port")
+    }
+    fn parsed<T: FromStr>(&self, name: &'static str, kind: &'static str) -> Result<Option<T>, FlagError> {
+        let wrong = |value: &str| FlagError::Wrong { name, value: value.to_owned(), kind };
+        self.get(name).map(|value| value.parse().map_err(|_| wrong(value))).transpose()
     }
 }
 
@@ -111,6 +125,6 @@ mod tests {
         assert_eq!(read(&["-socket"]), Err(FlagError::NoValue("socket".to_owned())));
         assert_eq!(read(&[]).expect("none").required("socket"), Err(FlagError::Missing("socket")));
         let port = read(&["-port", "70000"]).expect("read").port("port");
-        assert_eq!(port, Err(FlagError::NoPort { name: "port", value: "70000".to_owned() }));
+        assert_eq!(port, Err(FlagError::Wrong { name: "port", value: "70000".to_owned(), kind: "port" }));
     }
 }

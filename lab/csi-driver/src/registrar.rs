@@ -22,8 +22,14 @@ use crate::registration::{InfoRequest, PluginInfo, RegistrationStatus, Registrat
 use crate::socket;
 
 /// The upstream program's flags that are understood.
-pub const FLAGS: &[&str] =
-    &["csi-address", "kubelet-registration-path", "plugin-registration-path", "health-port", "v"];
+pub const FLAGS: &[&str] = &[
+    "csi-address",
+    "kubelet-registration-path",
+    "plugin-registration-path",
+    "http-endpoint",
+    "health-port",
+    "v",
+];
 
 /// Where the kubelet looks for plugins, as the manifests mount it.
 const REGISTRATION_FOLDER: &str = "/registration";
@@ -37,7 +43,7 @@ pub struct Registrar {
     csi_address: PathBuf,
     kubelet_path: String,
     folder: PathBuf,
-    health_port: Option<u16>,
+    health: Option<SocketAddr>,
 }
 
 impl Registrar {
@@ -51,8 +57,7 @@ impl Registrar {
             csi_address: flags.required("csi-address")?.into(),
             kubelet_path: flags.required("kubelet-registration-path")?.to_owned(),
             folder: flags.get("plugin-registration-path").unwrap_or(REGISTRATION_FOLDER).into(),
-            // As upstream: 0 is none.
-            health_port: flags.port("health-port")?.filter(|port| *port != 0),
+            health: health_address(flags)?,
         })
     }
 
@@ -73,13 +78,22 @@ impl Registrar {
         println!("serving the registration of {name} on {}", path.display());
         let outcome = tokio::select! {
             served = server => served.context("registration socket"),
-            served = health(self.health_port, &path) => served,
+            served = health(self.health, &path) => served,
             Some(reason) = refused.recv() => Err(anyhow::anyhow!("the kubelet refused {name}: {reason}")),
             () = stop => Ok(()),
         };
         // Already gone is as good.
         let _ = std::fs::remove_file(&path);
         outcome
+    }
+}
+
+/// As upstream: the address, or the port of the old way, of which 0 is none.
+fn health_address(flags: &Flags) -> Result<Option<SocketAddr>, FlagError> {
+    let on_port = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    match flags.address("http-endpoint")? {
+        Some(address) => Ok(Some(address)),
+        None => Ok(flags.port("health-port")?.filter(|port| *port != 0).map(on_port)),
     }
 }
 
@@ -110,9 +124,8 @@ async fn asked_once(csi_address: &Path) -> anyhow::Result<String> {
 }
 
 /// `/healthz` is good while the socket that the kubelet needs is there.
-async fn health(port: Option<u16>, socket: &Path) -> anyhow::Result<()> {
-    let Some(port) = port else { return std::future::pending().await };
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+async fn health(address: Option<SocketAddr>, socket: &Path) -> anyhow::Result<()> {
+    let Some(address) = address else { return std::future::pending().await };
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let socket = socket.to_owned();
     let healthz = async move || {

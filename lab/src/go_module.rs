@@ -1,0 +1,229 @@
+//! Programs written in Go, built once per machine into the lab's cache, each from a module of our own that pins every hash.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use indicatif::ProgressBar;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::checks::seconds;
+use crate::layout::write;
+
+/// Lines of the build's output that are shown when it fails.
+const FAILURE_TAIL: usize = 20;
+/// How often a line tells that the build goes on, where there is no terminal.
+const PLAIN_PROGRESS: Duration = Duration::from_secs(20);
+
+/// What is built from one pinned module.
+#[derive(Clone, Copy, Debug)]
+pub struct GoModule {
+    /// What people call it.
+    pub name: &'static str,
+    /// The version that `go.mod` pins.
+    pub version: &'static str,
+    /// Where it lies below the lab's cache; the version and a hash are added.
+    pub place: &'static str,
+    /// The module.
+    pub go_mod: &'static str,
+    /// Its hashes.
+    pub go_sum: &'static str,
+    /// What to build.
+    pub programs: &'static [GoProgram],
+    /// Flags for the linker beside those that leave debugging out.
+    pub linker_flags: &'static str,
+    /// With C code; without it programs are static.
+    pub cgo: bool,
+    /// How long it takes from cold on two cores.
+    pub takes: &'static str,
+}
+
+/// One program of a module.
+#[derive(Clone, Copy, Debug)]
+pub struct GoProgram {
+    /// Its name in the cache.
+    pub file: &'static str,
+    /// The package to build.
+    pub package: &'static str,
+}
+
+/// Programs that are there now.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// Where they lie.
+    pub folder: PathBuf,
+    /// How long building took; nothing when they were there already.
+    pub took: Option<Duration>,
+}
+
+impl GoModule {
+    /// `PLACE-VERSION-HASH` below the cache, the hash being that of `go.sum`. A place that ends with a slash is a folder of its own.
+    pub fn cache_folder(&self) -> anyhow::Result<PathBuf> {
+        let hash =
+            hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.go_sum.as_bytes()).as_ref());
+        let hash = hash.get(..12).unwrap_or(&hash);
+        Ok(cache()?.join(format!("{}{}-{hash}", self.place, self.version)))
+    }
+    /// The folder, if every program is in it.
+    pub fn found_in<'a>(&self, folder: &'a Path) -> Option<&'a Path> {
+        self.programs.iter().all(|program| folder.join(program.file).is_file()).then_some(folder)
+    }
+    /// Builds what is not in the cache, with progress shown. Two labs do not build at once. `otherwise` says what else could be
+    /// done where there is no Go.
+    pub async fn find_or_build(&self, otherwise: &str) -> anyhow::Result<Built> {
+        let folder = self.cache_folder()?;
+        if self.found_in(&folder).is_some() {
+            return Ok(Built { folder, took: None });
+        }
+        let parent = folder.parent().context("the cache folder has no parent")?;
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        let _lock = self.lock(&parent.join("lock")).await?;
+        // Whoever held the lock may have built them.
+        if self.found_in(&folder).is_some() {
+            return Ok(Built { folder, took: None });
+        }
+        let go = go().with_context(|| {
+            format!(
+                "{} is not here and cannot be built without Go: install Go 1.26.6 or later{otherwise}",
+                self.name
+            )
+        })?;
+        let start = Instant::now();
+        self.build(&go, &folder).await?;
+        let took = start.elapsed();
+        tell(&format!("built {} {} in {}", self.name, self.version, seconds(took)));
+        Ok(Built { folder, took: Some(took) })
+    }
+
+    async fn lock(&self, path: &Path) -> anyhow::Result<File> {
+        let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+        if file.try_lock().is_err() {
+            tell(&format!("another lab is building; waiting for it before {} is built", self.name));
+        }
+        tokio::task::spawn_blocking(move || file.lock().map(|()| file))
+            .await?
+            .with_context(|| format!("cannot lock {}", path.display()))
+    }
+
+    /// The result moves into place once every program is there.
+    async fn build(&self, go: &Path, folder: &Path) -> anyhow::Result<()> {
+        let parent = folder.parent().context("the cache folder has no parent")?;
+        let work = tempfile::Builder::new()
+            .prefix("build-")
+            .tempdir_in(parent)
+            .context("cannot make a build folder")?;
+        let (module, programs) = (work.path().join("module"), work.path().join("programs"));
+        std::fs::create_dir(&module).context("cannot make a build folder")?;
+        write(&module.join("go.mod"), self.go_mod)?;
+        write(&module.join("go.sum"), self.go_sum)?;
+        tell(&format!(
+            "building {} {} once for this machine, into {} ({} on two cores)",
+            self.name,
+            self.version,
+            folder.display(),
+            self.takes
+        ));
+        for program in self.programs {
+            self.build_one(go, &module, &programs, program).await?;
+        }
+        if folder.exists() {
+            std::fs::remove_dir_all(folder).with_context(|| format!("cannot clear {}", folder.display()))?;
+        }
+        std::fs::rename(&programs, folder).with_context(|| format!("cannot make {}", folder.display()))
+    }
+
+    async fn build_one(
+        &self,
+        go: &Path,
+        module: &Path,
+        programs: &Path,
+        program: &GoProgram,
+    ) -> anyhow::Result<()> {
+        let mut child = Command::new(go)
+            .args(["build", "-v", "-trimpath", "-ldflags"])
+            .arg(format!("-s -w {}", self.linker_flags))
+            .arg("-o")
+            .arg(programs.join(program.file))
+            .arg(program.package)
+            .current_dir(module)
+            .env("CGO_ENABLED", if self.cgo { "1" } else { "0" })
+            .env("GOFLAGS", "-mod=readonly")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot run {}", go.display()))?;
+        let output = child.stderr.take().context("the build has no output")?;
+        let tail = show_progress(program.file, output).await?;
+        let status = child.wait().await?;
+        if !status.success() {
+            bail!("building {} failed ({status}); its last words:\n{}", program.file, tail.join("\n"));
+        }
+        Ok(())
+    }
+}
+
+/// `${ENTENTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/entente}`
+pub fn cache() -> anyhow::Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("ENTENTE_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("entente")))
+        .or_else(|| Some(variable("HOME")?.join(".cache").join("entente")))
+        .context("no cache folder: set ENTENTE_CACHE or HOME")
+}
+
+/// Go's program, if this machine has one.
+pub fn go() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join("go"));
+    on_path.chain([PathBuf::from("/usr/local/go/bin/go")]).find(|go| go.is_file())
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads the names of compiled packages; answers with the last lines. Also tells while nothing comes: linking takes a minute.
+async fn show_progress(what: &str, output: impl tokio::io::AsyncRead + Unpin) -> anyhow::Result<Vec<String>> {
+    let start = Instant::now();
+    let spinner = ProgressBar::new_spinner();
+    let mut lines = BufReader::new(output).lines();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let (mut count, mut told, mut tail) = (0_usize, Instant::now(), Vec::new());
+    loop {
+        tokio::select! {
+            line = lines.next_line() => {
+                let Some(line) = line? else { break };
+                count += 1;
+                tail.push(line);
+                if tail.len() > FAILURE_TAIL {
+                    tail.remove(0);
+                }
+            }
+            _ = ticks.tick() => {}
+        }
+        let newest = tail.last().map_or("starting", String::as_str);
+        let state = format!("{what}: {count} packages in {} s, last {newest}", start.elapsed().as_secs());
+        if !spinner.is_hidden() {
+            spinner.set_message(state);
+            spinner.tick();
+        } else if told.elapsed() >= PLAIN_PROGRESS {
+            tell(&format!("  {state}"));
+            told = Instant::now();
+        }
+    }
+    spinner.finish_and_clear();
+    Ok(tail)
+}
+
+/// To the terminal, also from inside a test, whose harness keeps what macros print.
+fn tell(line: &str) {
+    // Nobody to read it is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

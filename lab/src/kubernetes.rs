@@ -1,0 +1,259 @@
+//! `lab kubernetes`: two real clusters on this machine, and the walkthrough walked on them.
+//!
+//! Each cluster is one node: a process tree with network, mounts, processes and control groups of its own, in which etcd,
+//! the API server, the kubelet, containerd and the rest run as they do anywhere. Both nodes hang on a bridge that is nobody's
+//! but the lab's, with the walkthrough's addresses.
+
+mod addons;
+mod cgroups;
+mod command;
+mod files;
+mod images;
+mod machine;
+mod memory;
+mod network;
+mod node;
+mod ours;
+mod packages;
+mod parts;
+mod pki;
+mod place;
+mod state;
+mod transcript;
+mod walk;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use self::network::Network;
+use self::node::Cluster;
+use self::parts::Parts;
+use self::place::CLUSTERS;
+use self::state::State;
+use self::walk::Walk;
+use crate::checks::{ensure, reason_of, seconds};
+use crate::stop_signals::StopSignals;
+use crate::timeline::{Timeline, print};
+use crate::{products, warden};
+
+/// What a person may choose.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Who keeps the relationship: the plugin alone, or a ClusterFederatedTrustDomain that it helps.
+    #[arg(long, value_enum, default_value = "managed")]
+    pub form: Form,
+    /// Leave both clusters running, federated and with their workloads, until Ctrl-C.
+    #[arg(long)]
+    pub up: bool,
+    /// With --up: nothing but the clusters themselves, with DNS and every image.
+    #[arg(long, requires = "up")]
+    pub bare: bool,
+    /// Only build the parts that are not in the cache yet.
+    #[arg(long, conflicts_with = "up")]
+    pub parts: bool,
+    /// Write the walk as a page.
+    #[arg(long, value_name = "FILE")]
+    pub transcript: Option<PathBuf>,
+    /// Folder with static builds of our programs. Without it they are built.
+    #[arg(long, value_name = "DIR")]
+    pub programs: Option<PathBuf>,
+    /// Folder of all runs on this machine.
+    #[arg(long, value_name = "DIR", default_value = state::DEFAULT_FOLDER)]
+    pub dir: PathBuf,
+}
+
+/// Two ways to federate on Kubernetes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Form {
+    /// The plugin's settings name the other trust domain.
+    Managed,
+    /// The walkthrough's ClusterFederatedTrustDomain does, without a bundle in it.
+    Assisted,
+}
+
+impl Form {
+    /// What is applied in place of the walkthrough's `spire-all.yaml`.
+    fn manifest(self) -> &'static str {
+        match self {
+            Self::Managed => "spire-all.yaml",
+            Self::Assisted => "spire-all-assisted.yaml",
+        }
+    }
+}
+
+/// Both clusters.
+#[derive(Debug)]
+struct Clusters {
+    one: Cluster,
+    two: Cluster,
+    network: Network,
+}
+
+/// True when everything held.
+pub async fn run(options: &Options) -> anyhow::Result<bool> {
+    let mut signals = StopSignals::listen()?;
+    let mut timeline = Timeline::new();
+    let parts = tokio::select! {
+        parts = Parts::find_or_build() => parts?,
+        interrupted = signals.received() => return Err(interrupted),
+    };
+    for (name, took) in &parts.built {
+        timeline.say(&format!("built {name} in {}", seconds(*took)));
+    }
+    if options.parts {
+        return Ok(true);
+    }
+    check_machine().await?;
+    let (mut state, removed) = State::begin(&options.dir).await?;
+    for prefix in removed {
+        timeline.say(&format!("took away {prefix}, which a dead lab had left"));
+    }
+    let told = tokio::select! {
+        told = go(options, &parts, &mut state, &mut timeline) => told,
+        interrupted = signals.received() => Err(interrupted),
+    };
+    if let (Ok(clusters), true) = (&told, options.up) {
+        print(&guide(clusters, &state.folder(), &parts.kubernetes)?);
+        signals.received().await;
+        print("\nstopping");
+    }
+    // What runs ends here, in whatever state it was.
+    let (held, ended) = (told.map(drop), state.end().await);
+    if let Err(error) = &held {
+        timeline.summary(false, &reason_of(error));
+    }
+    ended.context("not everything could be taken away")?;
+    Ok(held.is_ok())
+}
+
+/// What is missing is said before anything is made.
+async fn check_machine() -> anyhow::Result<()> {
+    ensure(rustix::process::geteuid().is_root(), || {
+        "the lab's clusters need root, for namespaces, control groups and mounts: run it as root".to_owned()
+    })?;
+    cgroups::check()?;
+    packages::find_or_install().await.map(drop)
+}
+
+async fn go(
+    options: &Options,
+    parts: &Parts,
+    state: &mut State,
+    timeline: &mut Timeline,
+) -> anyhow::Result<Clusters> {
+    let folder = state.folder();
+    timeline.say(&format!(
+        "two clusters of Kubernetes {}; everything lies in {}",
+        Parts::kubernetes_version(),
+        folder.display()
+    ));
+    let own = std::env::current_exe().context("cannot tell where this program lies")?;
+    warden::post(&own)?;
+    let csi = products::build().await?.join("entente-lab-csi");
+    let mut tars = images::pack_foreign(parts, &csi, &folder.join("images"))?;
+    let deploy = folder.join("deploy");
+    if !options.bare {
+        let workspace = ours::workspace()?;
+        let (programs, images) = (options.programs.as_deref(), folder.join("images"));
+        let (ours, sha256) = ours::pack_ours(&workspace, programs, &images).await?;
+        tars.extend(ours);
+        ours::copy_deploy(&workspace, &deploy, &parts.kubectl(), &sha256).await?;
+    }
+    timeline.story_begins();
+    timeline.step(1, "two clusters of one node each");
+    let clusters = start(parts, state, &tars, timeline).await?;
+    let walked = match options.bare {
+        true => Ok(()),
+        false => walk(options, &clusters, &deploy, timeline).await,
+    };
+    match &walked {
+        Ok(()) => timeline.done(),
+        Err(error) => timeline.failed(error),
+    }
+    for cluster in [&clusters.one, &clusters.two] {
+        timeline.say(&format!("memory of {}: {}", cluster.place.cluster, cluster.memory()));
+    }
+    timeline.say(&timeline.times());
+    walked.map(|()| clusters)
+}
+
+/// The transcript is written however far the walk came.
+async fn walk(
+    options: &Options,
+    clusters: &Clusters,
+    deploy: &Path,
+    timeline: &mut Timeline,
+) -> anyhow::Result<()> {
+    let mut walk = Walk::new(timeline, clusters, deploy.to_owned(), options.form);
+    let mut walked = walk.go().await;
+    if walked.is_ok() && !options.up {
+        walked = walk.go_on().await;
+    }
+    if let Some(path) = &options.transcript {
+        walk.transcript.save(path, "The walkthrough, as it ran")?;
+    }
+    walked
+}
+
+async fn start(
+    parts: &Parts,
+    state: &mut State,
+    tars: &[PathBuf],
+    timeline: &Timeline,
+) -> anyhow::Result<Clusters> {
+    let start = std::time::Instant::now();
+    let network = Network::of(state.prefix());
+    network.make().await?;
+    let [one, two] = &CLUSTERS;
+    let one = Cluster::start(one, state, &network, parts).await?;
+    let two = Cluster::start(two, state, &network, parts).await?;
+    let up = async |cluster: &Cluster| {
+        let imported = async {
+            cluster.import(tars).await?;
+            timeline.held_after(&format!("{}: all images are there", cluster.place.cluster), start.elapsed());
+            anyhow::Ok(())
+        };
+        let ready = async {
+            cluster.ready().await?;
+            timeline.held_after(&format!("{} is ready", cluster.place.node), start.elapsed());
+            addons::install(cluster).await
+        };
+        tokio::try_join!(imported, ready)?;
+        addons::ready(cluster).await?;
+        timeline.held_after(&format!("{}: DNS answers", cluster.place.cluster), start.elapsed());
+        anyhow::Ok(())
+    };
+    tokio::try_join!(up(&one), up(&two))?;
+    Ok(Clusters { one, two, network })
+}
+
+/// How to use both clusters by hand.
+fn guide(clusters: &Clusters, folder: &Path, kubectl: &Path) -> anyhow::Result<String> {
+    let shell = folder.join("shell");
+    let script = format!(
+        r#"#!/bin/bash
+# A shell, or the command given, in the LAN of both clusters: KUBECONFIG has the contexts cluster1 and cluster2.
+export KUBECONFIG={one}:{two}
+export PATH={kubectl}:$PATH
+exec nsenter --net={lan} "${{@:-bash}}"
+"#,
+        one = clusters.one.folder.kubeconfig().display(),
+        two = clusters.two.folder.kubeconfig().display(),
+        kubectl = kubectl.display(),
+        lan = clusters.network.lan().display(),
+    );
+    crate::layout::write(&shell, script)?;
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", shell.display()))?;
+    let shell = shell.display();
+    Ok(format!(
+        "\nBoth clusters are up. As root, in another terminal:\n\
+         \n  {shell}                                              a shell in their LAN, with kubectl\
+         \n  {shell} kubectl --context cluster1 get po,svc -A\
+         \n  {shell} kubectl --context cluster2 get po,svc -A\
+         \n  {shell} curl 10.10.0.141:8443\
+         \n\nCtrl-C ends both and takes everything away."
+    ))
+}

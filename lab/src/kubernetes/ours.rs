@@ -1,0 +1,90 @@
+//! What is ours in the clusters: images of the four programs, and this run's copy of deploy/ with the plugin's checksum in it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use entente_images::{CA_FILE, Digest, PRODUCTS, Product, Provenance, compile};
+
+use super::command::Run;
+use super::images::pack;
+use crate::layout::write;
+
+const REGISTRY: &str = "localhost:10000";
+
+/// Builds the programs static, unless a folder has them already, and packs them. Answers the tars, and the plugin's checksum.
+pub(super) async fn pack_ours(
+    workspace: &Path,
+    programs: Option<&Path>,
+    folder: &Path,
+) -> anyhow::Result<(Vec<PathBuf>, String)> {
+    let provenance = Provenance::of(workspace, None).context("the sources have no known state")?;
+    let programs = match programs {
+        Some(programs) => programs.to_owned(),
+        None => built(workspace, provenance.created).await?,
+    };
+    let mut tars = Vec::new();
+    for product in &PRODUCTS {
+        let name = format!("{REGISTRY}/{}:{}", product.name, env!("CARGO_PKG_VERSION"));
+        let program = programs.join(product.name);
+        let spec = product.image(&name, &program, Path::new(CA_FILE), &provenance);
+        tars.push(pack(spec.with_context(|| format!("cannot make the image {name}"))?, folder)?);
+    }
+    let plugin = programs.join("entente-plugin");
+    let plugin = std::fs::read(&plugin).with_context(|| format!("cannot read {}", plugin.display()))?;
+    Ok((tars, Digest::of(&plugin).hex().to_owned()))
+}
+
+/// Cargo's own progress goes to the terminal.
+async fn built(workspace: &Path, created: u64) -> anyhow::Result<PathBuf> {
+    let (workspace, target) = (workspace.to_owned(), target_dir()?);
+    let all = PRODUCTS.iter().collect::<Vec<&Product>>();
+    let built = tokio::task::spawn_blocking(move || compile(&workspace, &target, &all, created));
+    built.await?.context("our programs do not build")
+}
+
+/// The folder that this program was built in.
+fn target_dir() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this program lies")?;
+    let folder = own.ancestors().skip(1).find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    Ok(folder.context("this program does not lie in cargo's folder: use --programs")?.to_owned())
+}
+
+/// The checkout that this program was built from.
+pub(super) fn workspace() -> anyhow::Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let workspace = workspace.filter(|workspace| workspace.join("deploy").is_dir());
+    Ok(workspace
+        .context("the checkout that this lab was built from is gone, and deploy/ with it")?
+        .to_owned())
+}
+
+/// Copies deploy/, writes the plugin's checksum into the copy and renders it again, as the build of its image does.
+pub(super) async fn copy_deploy(
+    workspace: &Path,
+    to: &Path,
+    kubectl: &Path,
+    sha256: &str,
+) -> anyhow::Result<()> {
+    copy_tree(&workspace.join("deploy"), to)?;
+    write(&to.join("base/spire/plugin-checksum.env"), format!("ENTENTE_PLUGIN_SHA256={sha256}\n"))?;
+    let render = to.join("script/render.sh");
+    let rendered = Run::new("bash").args([&render]).env("KUBECTL", kubectl).output().await?;
+    if !rendered.contains("spire-all.yaml") {
+        bail!("{} did not write spire-all.yaml again: it said {rendered:?}", render.display());
+    }
+    Ok(())
+}
+
+fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_tree(&from, &to)?;
+        } else {
+            std::fs::copy(&from, &to).map(drop).with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! What a node needs of the machine itself. Root on a Debian-like system gets it installed; others are told what to do.
+
+use std::path::Path;
+
+use anyhow::bail;
+
+use super::command::Run;
+
+/// A file that shows that a package is there, and the package.
+const NEEDED: [(&str, &str); 8] = [
+    ("/usr/bin/containerd", "containerd"),
+    ("runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("iptables", "iptables"),
+    ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+];
+
+/// Answers the packages that had to be installed.
+pub(super) async fn find_or_install() -> anyhow::Result<Vec<&'static str>> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    let command =
+        format!("apt-get update && apt-get install -y --no-install-recommends {}", missing.join(" "));
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!("missing: {}; on Debian these are packages: {command}", missing.join(", "));
+    }
+    Run::new("apt-get").args(["update", "-qq"]).output().await?;
+    let install =
+        Run::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing);
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .patience(std::time::Duration::from_secs(600))
+        .output()
+        .await?;
+    let still = self::missing();
+    if !still.is_empty() {
+        bail!("{command}: done, but {} is still not here", still.join(", "));
+    }
+    Ok(missing)
+}
+
+fn missing() -> Vec<&'static str> {
+    NEEDED.iter().filter(|(file, _)| !is_here(file)).map(|(_, package)| *package).collect()
+}
+
+/// A path, or the name of a program.
+fn is_here(file: &str) -> bool {
+    if file.starts_with('/') {
+        return Path::new(file).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.into_iter().any(|folder| folder.join(file).is_file())
+}

@@ -1,0 +1,149 @@
+//! Part 2: the second cluster, federated with the first.
+
+use super::super::Form;
+use super::super::node::Cluster;
+use super::single::{greeted, metallb, spire};
+use super::{At, NODE, Walk, ready, shows};
+use crate::checks::ensure;
+
+pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    second_cluster(walk).await?;
+    introduce(walk).await?;
+    federates_with(walk).await?;
+    confirm(walk).await?;
+    endpoints_answer(walk).await?;
+    shared(walk).await?;
+    client(walk).await
+}
+
+/// Each cluster, and the other one.
+fn both<'a>(walk: &Walk<'a>) -> [(&'a Cluster, &'a Cluster); 2] {
+    let (one, two) = (&walk.clusters.one, &walk.clusters.two);
+    [(one, two), (two, one)]
+}
+
+async fn second_cluster(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    walk.step("the same on cluster2");
+    let at = At { cluster: &walk.clusters.two, folder: "spire" };
+    spire(walk, at).await?;
+    metallb(walk, At { folder: "metalLB", ..at }).await?;
+    for (cluster, _) in both(walk) {
+        let at = At { cluster, folder: "spire" };
+        let what = format!("{}'s bundle endpoint has its pinned address", cluster.place.cluster);
+        let services = walk.until(at, "kubectl get svc -n spire", &what, |answer| {
+            shows(answer, &["spire-server-bundle-endpoint", cluster.place.bundle_endpoint])
+        });
+        services.await?;
+    }
+    Ok(())
+}
+
+/// Where the walkthrough copies bundles by hand, twice.
+async fn introduce(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    walk.step("the first bundle of each, carried over once");
+    if walk.form == Form::Assisted {
+        for (cluster, _) in both(walk) {
+            let at = At { cluster, folder: "spire" };
+            walk.run(at, "kubectl apply --validate=strict -f cluster-federated-trust-domain.yaml").await?;
+        }
+    }
+    let at = At { cluster: &walk.clusters.one, folder: "../script" };
+    walk.run(at, "./introduce.sh cluster1 cluster2").await.map(drop)
+}
+
+async fn federates_with(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    walk.step("workloads are told the other's bundle");
+    for (cluster, _) in both(walk) {
+        let at = At { cluster, folder: "spire" };
+        walk.run(at, "kubectl apply --validate=strict -f cluster-spiffeid-federated.yaml").await?;
+    }
+    Ok(())
+}
+
+async fn confirm(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    walk.step("federation is confirmed");
+    for (cluster, other) in both(walk) {
+        let at = At { cluster, folder: "script" };
+        let what = format!("{} holds the bundle of {}", cluster.place.trust_domain, other.place.trust_domain);
+        let heading = format!("* {}", other.place.trust_domain);
+        let headings =
+            ["----------Bundle Show----------", "----------Bundle List----------", heading.as_str()];
+        let relationships = match walk.form {
+            Form::Managed => "Found 0 federation relationships",
+            Form::Assisted => "Found 1 federation relationship",
+        };
+        let shown = walk.until(at, "./spire-server.sh", &what, |answer| {
+            shows(answer, &headings)?;
+            shows(answer, &[relationships])
+        });
+        shown.await?;
+    }
+    for (cluster, other) in both(walk) {
+        let at = At { cluster, folder: "script" };
+        let what = format!("{}'s endpoints are well", cluster.place.cluster);
+        let status = walk.until(at, "./status.sh", &what, |answer| {
+            shows(answer, &[other.place.trust_domain])?;
+            ensure(answer.ok, || answer.complaint())
+        });
+        status.await?;
+    }
+    Ok(())
+}
+
+/// Asked from the other cluster's node, where the walkthrough asks.
+async fn endpoints_answer(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    walk.step("each bundle endpoint is reached from the other cluster");
+    for (cluster, other) in both(walk) {
+        let at = At { cluster, folder: NODE };
+        let what = format!("{} answers {}", other.place.bundle_endpoint, cluster.place.node);
+        let line = format!("curl -s -m 3 {}:8443", other.place.bundle_endpoint);
+        let answered = walk.until(at, &line, &what, |answer| {
+            shows(answer, &["Client sent an HTTP request to an HTTPS server."])
+        });
+        answered.await?;
+    }
+    Ok(())
+}
+
+/// What is logged when the other's bundle comes.
+async fn shared(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    walk.step("the bundles come from the endpoints, not by hand");
+    for (cluster, other) in both(walk) {
+        let at = At { cluster, folder: "script" };
+        let domain = other.place.trust_domain;
+        let (line, needle) = match walk.form {
+            Form::Managed => {
+                (format!("kubectl logs -n spire -l app=bundle-endpoint --tail=-1 | grep {domain}"), domain)
+            }
+            Form::Assisted => {
+                let wanted = "grep -E 'Federation relationship|Bundle refreshed'";
+                let server = "deployment/spire-server -c spire-server";
+                (format!("kubectl logs -n spire {server} | {wanted} | grep {domain}"), "Bundle refreshed")
+            }
+        };
+        let what = format!("{} fetches from {domain}", cluster.place.trust_domain);
+        walk.until(at, &line, &what, |answer| shows(answer, &[needle])).await?;
+    }
+    Ok(())
+}
+
+async fn client(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    walk.step("cluster2's client asks cluster1's server, cluster1's beside it");
+    let at = At { cluster: &walk.clusters.two, folder: "client" };
+    walk.run(at, "kubectl apply --validate=strict -f helloworld-client.yaml").await?;
+    let pods = walk.until(at, "kubectl get po", "the client runs", |answer| {
+        ready(answer, "helloworld-client", "1/1", 1)
+    });
+    pods.await?;
+    for (cluster, other) in both(walk) {
+        let at = At { cluster, folder: "script" };
+        let id =
+            format!("spiffe://{}/ns/default/sa/default/app/helloworld-client", cluster.place.trust_domain);
+        let what = format!("{}'s entries federate with {}", cluster.place.cluster, other.place.trust_domain);
+        let entries = walk.until(at, "./show-entries.sh", &what, |answer| {
+            shows(answer, &[&id, "FederatesWith", other.place.trust_domain])
+        });
+        entries.await?;
+    }
+    greeted(walk, At { folder: "script", ..at }).await
+}
