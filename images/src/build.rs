@@ -90,7 +90,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         if options.push {
             let registry = Registry::of(made.image.name(), credentials()?)?;
             registry.push(made.image.name(), &made.blobs, &attached).await?;
-            println!("  pushed    {}", made.image.name());
+            println!("  pushed    {}@{}", made.image.name(), made.blobs.digest());
         }
     }
     Ok(())
