@@ -337,6 +337,7 @@ impl Parts {
             listeners: self.listeners.clone(),
             link_socket,
             link_identity,
+            workload_identity: self.workload_identity.clone(),
         });
         let listener = self.listener("admin".into(), tcp, Transport::Plain);
         let service = TowerToHyperService::new(admin::routes(view));

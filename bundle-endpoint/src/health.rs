@@ -17,7 +17,7 @@ pub struct Readiness {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// One of a fixed set of words: `no_bundle`, `no_signer`, `no_identity`, `no_certificate`, `link_down`, `spire_api`,
-    /// `relationship_unhealthy`, `task_ended`.
+    /// `workload_api`, `relationship_unhealthy`, `task_ended`.
     pub name: String,
     /// For people.
     pub detail: String,

@@ -111,7 +111,7 @@ async fn without_an_identity_or_with_a_choice_of_two_nothing_is_shown() {
     assert!(reason.iter().any(|one| one.detail.contains("issued us no identity")), "{reason:?}");
     let other = mutual.authority.svid("/other").build();
     mutual.agent.give(mutual.update().with_svid(&other, &mutual.authority.bundle()));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    mutual.is_told("several svids are issued to this process").await;
     assert_eq!(mutual.endpoint.status().await.link_identity, None);
     // Another domain's identity is none for this endpoint.
     let foreign = TestAuthority::new("b.test");
@@ -120,7 +120,7 @@ async fn without_an_identity_or_with_a_choice_of_two_nothing_is_shown() {
         &foreign.bundle(),
     );
     mutual.agent.give(update.with_federated(&mutual.authority.bundle()));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    mutual.is_told("no svid of trust domain a.test is issued").await;
     assert_eq!(mutual.endpoint.status().await.link_identity, None);
     mutual.agent.give(mutual.update());
     let _plugin = mutual.link().await;
@@ -192,6 +192,24 @@ async fn a_revoked_authority_ends_the_link_that_it_vouched_for() {
     mutual.agent.give(entente_workload_identity::testing::Update::new(&svid, &next.bundle()));
     let _ = plugin.ended().await;
     mutual.links(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_second_registration_entry_hides_no_revocation() {
+    let mutual = Mutual::start().await;
+    let plugin = mutual.link().await;
+    mutual.links(1).await;
+    let next = TestAuthority::new("a.test");
+    let (one, other) = (next.svid("/bundle-endpoint").build(), next.svid("/other").build());
+    let update = entente_workload_identity::testing::Update::new(&one, &next.bundle());
+    mutual.agent.give(update.with_svid(&other, &next.bundle()));
+    let _ = plugin.ended().await;
+    mutual.links(0).await;
+    mutual.is_told("several svids are issued to this process").await;
+    // What it showed before it may still show.
+    assert_eq!(mutual.endpoint.status().await.link_identity.as_deref(), Some(ENDPOINT));
+    let text = mutual.endpoint.status().await.problems();
+    assert!(text.iter().any(|one| one.starts_with("workload_api: ")), "{text:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -23,18 +23,18 @@ const AUTHORITIES_LIMIT: usize = 1024;
 /// What one update says: who we are, and whom we can verify.
 #[derive(Debug)]
 pub(crate) struct Material {
-    pub(crate) id: SpiffeId,
-    pub(crate) key: Arc<CertifiedKey>,
-    /// Unix seconds: when the first certificate of the chain ends.
-    pub(crate) expires_at: u64,
+    /// An update that does not say who we are still says whom to trust: a revocation must not wait for a registration entry.
+    pub(crate) identity: Result<Svid, UpdateError>,
     pub(crate) bundles: Bundles,
 }
 
 /// One SVID of an update.
-struct Svid {
-    id: SpiffeId,
-    key: Arc<CertifiedKey>,
-    expires_at: u64,
+#[derive(Debug)]
+pub(crate) struct Svid {
+    pub(crate) id: SpiffeId,
+    pub(crate) key: Arc<CertifiedKey>,
+    /// Unix seconds: when the first certificate of the chain ends.
+    pub(crate) expires_at: u64,
 }
 
 /// Reads an update. `held` supplies the bundle of a federated domain that is named but unreadable this time.
@@ -58,10 +58,8 @@ pub(crate) fn read(
     if svids.is_empty() {
         return Ok(None);
     }
-    let identity = choose(svids, choice)?;
     add_federated(&mut bundles, update.federated_bundles, held);
-    let Svid { id, key, expires_at } = identity;
-    Ok(Some(Material { id, key, expires_at, bundles }))
+    Ok(Some(Material { identity: choose(svids, choice), bundles }))
 }
 
 fn choose(mut svids: Vec<Svid>, choice: &Choice) -> Result<Svid, UpdateError> {

@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::connection;
 use crate::identity::{Settings, Shared};
-use crate::material::{self, Bundles, Material};
+use crate::material::{self, Bundles, Svid};
 use crate::{WorkloadApiAddress, WorkloadApiError};
 
 /// The wall clock may jump, so an end on it is looked at again at least this often.
@@ -26,7 +26,7 @@ pub(crate) struct Watcher {
     backoff: ExponentialBackoff,
     /// Unix seconds: when the presented SVID ends. `None` while nothing is presented.
     expires_at: Option<u64>,
-    /// When the grace after a denial ends. Only an update takes it back: an agent that denies us and then goes away
+    /// When the grace after a denial ends. Only an update with our identity takes it back: an agent that denies us and then goes away
     /// has still denied us.
     withdraw_at: Option<Instant>,
 }
@@ -81,31 +81,50 @@ impl Watcher {
         }
     }
 
-    /// Takes one update over as a whole, or refuses it as a whole.
+    /// Takes one update over as a whole, or refuses it as a whole; one that leaves open who we are counts for its bundles.
     fn take(&mut self, update: X509svidResponse) -> Result<(), WorkloadApiError> {
         let held = self.shared.bundles.snapshot();
         let Some(material) = material::read(update, &held, &self.settings.choice)? else {
             return Err(WorkloadApiError::Denied { message: "the update holds no svid".into() });
         };
         self.backoff = new_backoff(&self.settings);
+        // Bundles first: whoever sees the new SVID can already verify its like.
+        let other_bundles = self.apply_bundles(material.bundles, &held);
+        let svid = match material.identity {
+            Ok(svid) => svid,
+            Err(error) => {
+                // The SVID stays, so nobody else says that something has changed.
+                if other_bundles {
+                    self.shared.identity.send_modify(|_| {});
+                }
+                return Err(error.into());
+            }
+        };
         self.withdraw_at = None;
         if self.shared.failure.swap(None).is_some() {
             info!(address = %self.address, "workload api answers again");
         }
-        self.apply(material, &held);
+        self.apply_svid(svid, other_bundles);
         Ok(())
     }
 
-    /// Bundles first: whoever sees the new SVID can already verify its like.
-    fn apply(&mut self, material: Material, held: &Bundles) {
-        let Material { id, key, expires_at, bundles } = material;
-        let presented = self.shared.slot.current();
-        let same_svid = presented.is_some_and(|presented| presented.cert == key.cert);
-        if same_svid && bundles == *held {
-            return;
+    /// True when they are others than before.
+    fn apply_bundles(&self, bundles: Bundles, held: &Bundles) -> bool {
+        if bundles == *held {
+            return false;
         }
         log_bundles(held, &bundles);
         self.shared.bundles.replace(bundles);
+        true
+    }
+
+    fn apply_svid(&mut self, svid: Svid, other_bundles: bool) {
+        let Svid { id, key, expires_at } = svid;
+        let presented = self.shared.slot.current();
+        let same_svid = presented.is_some_and(|presented| presented.cert == key.cert);
+        if same_svid && !other_bundles {
+            return;
+        }
         if expires_at <= unix_now() {
             error!(spiffe_id = %id, "svid from the workload api has expired already, it is not presented");
             self.expires_at = None;

@@ -8,7 +8,7 @@ use entente_bundle::testing::TestAuthority;
 use entente_bundle::{BundleSource, SpiffeId, TrustDomain};
 use entente_proto::workload::X509svidResponse;
 use entente_workload_identity::testing::{FakeWorkloadApi, Update};
-use entente_workload_identity::{Settings, WorkloadApiError, WorkloadIdentity};
+use entente_workload_identity::{Choice, Settings, UpdateError, WorkloadApiError, WorkloadIdentity};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tonic::Code;
@@ -247,6 +247,58 @@ async fn an_unusable_update_leaves_the_last_good_one_and_the_next_good_one_is_ta
 
     rig.agent.give(rig.update());
     eventually(&identity, "renewed", |identity| identity.slot().current().unwrap().cert != before.cert).await;
+}
+
+#[tokio::test]
+async fn an_update_that_leaves_open_who_we_are_still_says_whom_to_trust() {
+    let rig = Rig::new();
+    rig.agent.give(rig.update());
+    let choice = Choice::OnlyOf(domain("a.test"));
+    let settings = Settings { choice, backoff_ceiling: Duration::from_millis(100), ..Settings::default() };
+    let identity = WorkloadIdentity::watch(rig.agent.address().parse().unwrap(), settings);
+    timeout(DEADLINE, identity.wait_ready()).await.unwrap().unwrap();
+    let before = identity.slot().current().unwrap();
+    let mut changed = identity.changed();
+
+    let next = TestAuthority::new("a.test");
+    let two = Update::new(&next.svid("/web").build(), &next.bundle())
+        .with_svid(&next.svid("/db").build(), &next.bundle());
+    rig.agent.give(two);
+    timeout(DEADLINE, changed.changed()).await.unwrap().unwrap();
+    let held = identity.bundles().bundle_for(&domain("a.test")).unwrap();
+    assert!(held.same_authorities(&next.bundle()));
+    assert_eq!(identity.slot().current().unwrap().cert, before.cert);
+    assert!(identity.spiffe_id().is_some());
+    eventually(&identity, "told", |identity| {
+        let failure = identity.failure();
+        let ambiguous =
+            matches!(failure.as_deref(), Some(WorkloadApiError::Malformed(UpdateError::Ambiguous { .. })));
+        ambiguous && rig.agent.calls() == 1
+    })
+    .await;
+
+    rig.agent.give(Update::new(&next.svid("/web").build(), &next.bundle()));
+    eventually(&identity, "renewed", |identity| identity.slot().current().unwrap().cert != before.cert).await;
+    assert!(identity.failure().is_none());
+}
+
+#[tokio::test]
+async fn a_denial_is_not_taken_back_by_an_update_without_our_identity() {
+    let rig = Rig::new();
+    rig.agent.give(rig.update());
+    let id = SpiffeId::new("spiffe://a.test/web").unwrap();
+    let settings = Settings {
+        choice: Choice::Exactly(id),
+        backoff_ceiling: Duration::from_millis(100),
+        grace: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let identity = WorkloadIdentity::watch(rig.agent.address().parse().unwrap(), settings);
+    timeout(DEADLINE, identity.wait_ready()).await.unwrap().unwrap();
+    rig.agent.deny();
+    eventually(&identity, "denied", is_denied).await;
+    rig.agent.give(Update::new(&rig.authority.svid("/db").build(), &rig.authority.bundle()));
+    eventually(&identity, "withdrawn", |identity| identity.slot().current().is_none()).await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use crate::handler::BundleHandler;
 use crate::health::{RELATIONSHIP_UNHEALTHY, Readiness, Reason};
 use crate::identity::Identity;
 use crate::link::{Hub, LinkInfo, Offer, Outcome, SpireState};
+use crate::logging::chain;
 use crate::metrics::{DomainNumbers, Metrics};
 use crate::published::PublishedWatch;
 use crate::status::{
@@ -42,6 +43,8 @@ pub(crate) struct View {
     pub(crate) link_socket: String,
     /// Who we are on a link over the network.
     pub(crate) link_identity: Option<WorkloadIdentity>,
+    /// The same, or who a public listener is.
+    pub(crate) workload_identity: Option<WorkloadIdentity>,
 }
 
 impl View {
@@ -65,11 +68,18 @@ impl View {
         let spire = self.hub.spire();
         degraded.extend(self.unhealthy(&spire));
         degraded.extend(spire.troubles.into_iter().map(|trouble| Reason::new("spire_api", trouble)));
+        degraded.extend(self.workload_api_trouble());
         // A task that ended holds a sender: then nothing would ever change again, and nobody would notice.
         if self.published.has_changed().is_err() {
             reasons.push(Reason::new("task_ended", "the publishing task has ended"));
         }
         Readiness::new(reasons, degraded)
+    }
+
+    /// While it lasts the SVID that is shown grows old, and nobody would see why.
+    fn workload_api_trouble(&self) -> Option<Reason> {
+        let failure = self.workload_identity.as_ref()?.failure()?;
+        Some(Reason::new("workload_api", chain(&*failure)))
     }
 
     fn why_no_link(&self) -> String {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bundle_endpoint::app::BoundLink;
+use bundle_endpoint::health::Reason;
 use entente_bundle::testing::{TestAuthority, TestSvid};
 use entente_bundle::tls::{CertificateSlot, SvidVerifier, mutual_client_config};
 use entente_bundle::{Authorizer, Bundle, SpiffeId};
@@ -58,6 +59,16 @@ impl Mutual {
 
     pub async fn is_identified(&self) {
         eventually("an identity", || async { self.endpoint.status().await.link_identity }).await;
+    }
+
+    /// Waits until the reason why the Workload API gives nothing new holds these words.
+    pub async fn is_told(&self, words: &str) {
+        eventually(words, || async {
+            let degraded = self.endpoint.ready().await.1.degraded;
+            let told = |one: &Reason| one.name == "workload_api" && one.detail.contains(words);
+            degraded.iter().any(told).then_some(())
+        })
+        .await;
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -31,9 +31,13 @@ fn an_id_that_the_leaf_does_not_carry_is_refused() {
 }
 
 #[test]
-fn an_identity_that_is_not_issued_or_is_one_of_several_is_never_guessed() {
+fn an_identity_that_is_not_issued_or_is_one_of_several_is_never_guessed_and_the_bundles_count() {
     let (authority, update) = good();
-    let take = |update: &Update, choice: &Choice| read(update.clone().into_response(), &held(), choice);
+    let take = |update: &Update, choice: &Choice| {
+        let material = read(update.clone().into_response(), &held(), choice).unwrap().unwrap();
+        assert!(material.bundles[&TrustDomain::new("a.test").unwrap()].same_authorities(&authority.bundle()));
+        material.identity
+    };
     let db = Choice::Exactly(SpiffeId::new("spiffe://a.test/db").unwrap());
     let only = |name| Choice::OnlyOf(TrustDomain::new(name).unwrap());
     assert!(matches!(take(&update, &db), Err(UpdateError::NotIssued { .. })));
@@ -41,8 +45,8 @@ fn an_identity_that_is_not_issued_or_is_one_of_several_is_never_guessed() {
     assert!(take(&update, &only("a.test")).is_ok());
     let two = update.with_svid(&authority.svid("/db").build(), &authority.bundle());
     assert!(matches!(take(&two, &only("a.test")), Err(UpdateError::Ambiguous { .. })));
-    assert_eq!(take(&two, &db).unwrap().unwrap().id.path(), "/db");
-    assert_eq!(take(&two, &Choice::First).unwrap().unwrap().id.path(), "/web");
+    assert_eq!(take(&two, &db).unwrap().id.path(), "/db");
+    assert_eq!(take(&two, &Choice::First).unwrap().id.path(), "/web");
 }
 
 #[test]
@@ -82,8 +86,9 @@ fn a_chain_ends_with_the_first_of_its_certificates() {
     let update = Update::new(&below.svid("/web").build(), &root.bundle());
     let material = read(update.into_response(), &held(), &Choice::First).unwrap().unwrap();
     let issuer = X509Authority::from_der(below.certificate(), false).unwrap();
-    assert_eq!(material.expires_at, issuer.not_after());
-    assert_eq!(material.key.cert.len(), 2);
+    let svid = material.identity.unwrap();
+    assert_eq!(svid.expires_at, issuer.not_after());
+    assert_eq!(svid.key.cert.len(), 2);
 }
 
 #[test]
@@ -129,7 +134,7 @@ fn the_first_svid_is_the_identity() {
     let (authority, update) = good();
     let update = update.with_svid(&authority.svid("/db").build(), &authority.bundle());
     let material = read(update.into_response(), &held(), &Choice::First).unwrap().unwrap();
-    assert_eq!(material.id.to_string(), "spiffe://a.test/web");
+    assert_eq!(material.identity.unwrap().id.to_string(), "spiffe://a.test/web");
 }
 
 #[test]
