@@ -78,6 +78,11 @@ impl PendingRemovals {
         self.0.send_if_modified(|state| state.pending.remove(name).is_some());
     }
 
+    /// False once it was forgotten, or asked for anew.
+    pub(crate) fn is_pending(&self, name: &TrustDomain, read: &Pending) -> bool {
+        self.0.borrow().pending.get(name).is_some_and(|pending| pending.asked == read.asked)
+    }
+
     /// It is gone from SPIRE, unless somebody has asked anew since `done` was read.
     pub(crate) fn done(&self, name: &TrustDomain, done: &Pending) {
         self.0.send_if_modified(|state| {
@@ -141,10 +146,12 @@ mod tests {
         removals.add(name(), Cause::Ended);
         let tried = pending(&removals);
         removals.add(name(), Cause::Ended);
+        assert!(!removals.is_pending(&name(), &tried));
         removals.done(&name(), &tried);
         let tried = pending(&removals);
+        assert!(removals.is_pending(&name(), &tried));
         removals.done(&name(), &tried);
-        assert!(removals.all().is_empty());
+        assert!(removals.all().is_empty() && !removals.is_pending(&name(), &tried));
     }
 
     #[test]

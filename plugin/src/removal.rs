@@ -8,12 +8,12 @@ use std::time::Instant;
 use entente_bundle::TrustDomain;
 use entente_proto::spire::api::types::Entry;
 use tonic::Code;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::UndeclaredBundles;
 use crate::hclog::chain;
 use crate::pending_removals::{Cause, Pending};
-use crate::relationships::{self, SpireRelationships};
+use crate::relationships;
 use crate::repeats::Repeats;
 use crate::server_api::{ApiError, ServerApi};
 use crate::state::Shared;
@@ -22,28 +22,32 @@ use crate::state::Shared;
 const NAMED_ENTRIES: usize = 20;
 
 /// Looks at each pending removal, and tries those that nothing is known to keep.
-pub(crate) async fn pass(
-    shared: &Shared,
-    api: &ServerApi,
-    spire: &SpireRelationships,
-    repeats: &mut Repeats,
-) {
+pub(crate) async fn pass(shared: &Shared, api: &ServerApi, repeats: &mut Repeats) {
     for (trust_domain, pending) in shared.removals.all() {
-        // Read after the removals, and not handed in: a reconfiguration writes the two in the other order.
-        let Some(config) = shared.config() else { return };
-        let is_wanted = config.federates_with.contains_key(&trust_domain)
-            || spire.contains_key(&trust_domain)
-            || (pending.cause == Cause::Undeclared && config.undeclared_bundles == UndeclaredBundles::Keep);
         let mut one = Removal { shared, trust_domain: &trust_domain, pending: &pending, repeats };
-        if is_wanted {
-            shared.removals.forget(&trust_domain);
-            one.repeats.over(&one.subject());
-        } else if let Some(user) = relationships::authenticated_by(&trust_domain, &config, spire) {
-            one.used_by_endpoint(&user);
-        } else if pending.is_due(Instant::now()) {
-            one.attempt(api).await;
+        // Read after the removals, and not handed in: a reconfiguration writes the two in the other order.
+        match one.claim() {
+            Claim::Unknown => return,
+            Claim::Wanted => {
+                shared.removals.forget(&trust_domain);
+                one.repeats.over(&one.subject());
+            }
+            Claim::Authenticates(user) => one.used_by_endpoint(&user),
+            Claim::None if pending.is_due(Instant::now()) => one.attempt(api).await,
+            Claim::None => {}
         }
     }
+}
+
+/// Who wants the bundle at this moment, by what is configured and known.
+#[derive(Debug)]
+enum Claim {
+    Unknown,
+    /// Somebody federates with the trust domain, or the operator keeps what nobody declared.
+    Wanted,
+    /// It authenticates the endpoint of this one.
+    Authenticates(TrustDomain),
+    None,
 }
 
 /// One bundle that is to go.
@@ -57,6 +61,21 @@ struct Removal<'a> {
 impl Removal<'_> {
     fn subject(&self) -> String {
         format!("removal {}", self.trust_domain)
+    }
+
+    fn claim(&self) -> Claim {
+        let known = self.shared.config().zip(self.shared.spire_relationships.borrow().clone());
+        let Some((config, spire)) = known else { return Claim::Unknown };
+        let is_kept =
+            self.pending.cause == Cause::Undeclared && config.undeclared_bundles == UndeclaredBundles::Keep;
+        if is_kept
+            || config.federates_with.contains_key(self.trust_domain)
+            || spire.contains_key(self.trust_domain)
+        {
+            return Claim::Wanted;
+        }
+        relationships::authenticated_by(self.trust_domain, &config, &spire)
+            .map_or(Claim::None, Claim::Authenticates)
     }
 
     /// SPIRE logs an error for each deletion that it refuses, so the entries are looked at before.
@@ -73,15 +92,38 @@ impl Removal<'_> {
     }
 
     async fn delete(&mut self, api: &ServerApi) {
+        // SPIRE may have taken its time with the entries, and what was true before it is not what counts: the next pass decides.
+        if !matches!(self.claim(), Claim::None)
+            || !self.shared.removals.is_pending(self.trust_domain, self.pending)
+        {
+            debug!(trust_domain = %self.trust_domain, "federated bundle is not removed because it is wanted again");
+            return;
+        }
         match api.delete_federated_bundle(self.trust_domain).await {
-            Ok(()) => {
+            Ok(()) if matches!(self.claim(), Claim::None) => {
                 self.over();
                 info!(trust_domain = %self.trust_domain, "federated bundle removed");
             }
+            Ok(()) => self.too_late(),
             // Only SPIRE's answer to the deletion says that nothing is there: what was read before may be older than a set.
             Err(error) if error.code() == Some(Code::NotFound) => self.over(),
             Err(error) => self.refused(&error),
         }
+    }
+
+    /// It was named again while SPIRE deleted. What authenticated its endpoint stays known, so that it can be fetched anew.
+    fn too_late(&mut self) {
+        let trust_domain = self.trust_domain;
+        self.shared.removals.done(trust_domain, self.pending);
+        self.shared.held.set(trust_domain, None);
+        self.repeats.over(&self.subject());
+        error!(
+            %trust_domain,
+            way_out = format!(
+                "it is fetched anew; if it does not come back: spire-server bundle set -id spiffe://{trust_domain} -format spiffe -path FILE"
+            ),
+            "federated bundle was removed while its trust domain was named again"
+        );
     }
 
     fn over(&mut self) {

@@ -106,7 +106,7 @@ async fn look(shared: &Shared, repeats: &mut Repeats) -> Result<(), ApiError> {
     let named = relationships.keys().chain(spire.keys()).chain(endpoints).collect();
     shared.held.forget_all_but(&named);
     undeclared(shared, &config, &named, repeats);
-    removal::pass(shared, &api, &spire, repeats).await;
+    removal::pass(shared, &api, repeats).await;
     Ok(())
 }
 

@@ -115,6 +115,43 @@ async fn a_domain_that_comes_back_before_its_removal_is_kept() {
 }
 
 #[tokio::test]
+async fn a_domain_that_comes_back_while_spire_looks_for_its_entries_is_kept() {
+    let federated = Federated::new(&block(FOREIGN, "")).await;
+    federated.offer(&federated.bundle(1)).await;
+    federated.spire.store.open().entries_hang = true;
+    federated.configure("").await;
+    until("the entries are asked for", || federated.spire.store.open().entry_looks == 1).await;
+    federated.configure(&block(FOREIGN, "")).await;
+    federated.endpoint.wait_relationships(|all| all.len() == 1).await;
+    let looks = federated.spire.store.open().page_tokens.len();
+    federated.spire.store.open().entries_hang = false;
+    until("two more looks", || federated.spire.store.open().page_tokens.len() > looks + 2).await;
+    assert!(federated.spire.store.open().deletes.is_empty(), "nothing is deleted on what was true before");
+    assert!(federated.spire.store.bundle(FOREIGN).is_some());
+    let reported = federated.endpoint.wait_held(FOREIGN, |_| true).await;
+    assert!(reported.bundle.is_some(), "and it is not forgotten either");
+}
+
+#[tokio::test]
+async fn a_domain_that_comes_back_while_spire_deletes_is_told_and_can_still_be_fetched() {
+    let federated = Federated::new(&block(FOREIGN, "")).await;
+    federated.offer(&federated.bundle(1)).await;
+    federated.spire.store.open().deletes_hang = true;
+    federated.configure("").await;
+    until("the deletion has begun", || !federated.spire.store.open().deletes.is_empty()).await;
+    federated.configure(&block(FOREIGN, "")).await;
+    federated.endpoint.wait_relationships(|all| all.len() == 1).await;
+    federated.spire.store.open().deletes_hang = false;
+    let message = "federated bundle was removed while its trust domain was named again";
+    let line = federated.plugin.launched.logs.wait_for(message).await;
+    assert_eq!((line["@level"].as_str(), line["trust_domain"].as_str()), (Some("error"), Some(FOREIGN)));
+    let reported = federated.endpoint.wait_held(FOREIGN, |held| held.bundle.is_none()).await;
+    let path_back = reported.authentication_bundle.unwrap();
+    assert_eq!(path_back.x509_authorities[0].certificate, federated.foreign.certificate().as_ref());
+    assert_eq!(federated.offer(&federated.bundle(2)).await.0, Outcome::Set);
+}
+
+#[tokio::test]
 async fn undeclared_bundles_are_kept_and_told_once_or_removed_on_request() {
     const TOLD: &str = "spire holds a federated bundle that no relationship names; it is kept";
     let foreign = TestAuthority::new(FOREIGN);

@@ -46,6 +46,11 @@ pub struct State {
     pub relationships_hidden: bool,
     /// Item status of the next sets.
     pub set_fails: Option<types::Status>,
+    /// Entries are asked for and no answer comes.
+    pub entries_hang: bool,
+    pub entry_looks: usize,
+    /// Bundles are to be deleted, and that takes long.
+    pub deletes_hang: bool,
     /// Sets are acknowledged and dropped.
     pub set_forgets: bool,
     pub sets: Vec<Bundle>,
@@ -189,8 +194,11 @@ impl BundleService for Store {
         request: Request<BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<BatchDeleteFederatedBundleResponse>, Status> {
         let request = request.into_inner();
+        self.open().deletes.push((request.trust_domains.clone(), request.mode));
+        while self.open().deletes_hang {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let mut state = self.open();
-        state.deletes.push((request.trust_domains.clone(), request.mode));
         let mut results = Vec::new();
         let mut errors_logged = 0;
         for trust_domain in request.trust_domains {
@@ -326,6 +334,10 @@ impl EntryService for Store {
     ) -> Result<Response<ListEntriesResponse>, Status> {
         let wanted =
             request.into_inner().filter.and_then(|filter| filter.by_federates_with).unwrap().trust_domains;
+        self.open().entry_looks += 1;
+        while self.open().entries_hang {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let entries = self.open().entries.clone();
         let entries =
             entries.into_iter().filter(|entry| entry.federates_with.iter().any(|one| wanted.contains(one)));
