@@ -7,7 +7,7 @@ mod places;
 mod throttle;
 
 pub use files::{FileError, MAX_FILE_BYTES, read_file};
-pub use places::{FreePlace, Place, Places};
+pub use places::{FreePlace, Place, Places, source_of};
 pub use throttle::Throttle;
 
 /// Locks; a poisoned lock is taken all the same, because every critical section here leaves its data whole.

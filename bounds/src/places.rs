@@ -68,6 +68,13 @@ impl Places {
     }
 }
 
+impl Place {
+    /// Whose share it is of.
+    pub fn source(&self) -> IpAddr {
+        self.source
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = lock(&self.places.taken);
@@ -80,8 +87,8 @@ impl Drop for Place {
     }
 }
 
-// Whoever has one IPv6 address has the other 2^64 of its network too.
-fn source_of(address: IpAddr) -> IpAddr {
+/// Who counts as one: an address, and of IPv6 a /64 network, because whoever has one address of it has the others too.
+pub fn source_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => {

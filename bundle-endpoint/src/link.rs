@@ -2,6 +2,7 @@
 //!
 //! `socket` or `mutual` accepts and says who is there, `session` runs one stream, `hub` merges what all streams say.
 
+mod handshakes;
 mod held;
 mod hub;
 mod mutual;

@@ -4,7 +4,6 @@
 //! A verdict holds no longer than what it was based on: open links are verified again when the bundle changes and on a timer,
 //! and end at an age. The plugin makes its link anew long before that.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,10 +20,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
 use super::Hub;
+use super::handshakes::Handshakes;
 use super::stream::{self, LinkPeer, LinkStream, MAX_LINKS, PREFACE_TIMEOUT};
 use crate::logging::chain;
 
@@ -34,10 +33,6 @@ const HANDSHAKE_TIMEOUT: Duration = PREFACE_TIMEOUT;
 /// What is read of those who are refused, so that they hear why.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: u64 = 64 << 10;
-
-/// Handshakes under way. Anybody who reaches the port can begin one, so with more the oldest has to go: whoever means it is
-/// done in milliseconds.
-const MAX_HANDSHAKES: usize = 64;
 
 /// After this a link is cut, whatever goes on in it. The plugin makes it anew at least every hour.
 const AGE_LIMIT: Duration = Duration::from_secs(2 * 3600);
@@ -106,15 +101,14 @@ impl MutualLink {
             links: Arc::new(Semaphore::new(MAX_LINKS)),
             throttle: Throttle::new(REFUSAL_INTERVAL),
         });
-        let mut handshakes = Handshakes::default();
+        let mut handshakes = Handshakes::new();
         loop {
             match self.tcp.accept().await {
                 Ok((tcp, address)) => {
                     let (entering, accepted) = (Arc::clone(&door), accepted.clone());
-                    let displaced = handshakes
-                        .begin(tokio::spawn(async move { entering.enter(tcp, address, accepted).await }));
-                    if displaced {
-                        door.hub.metrics.link_refusal("displaced");
+                    let entering = tokio::spawn(async move { entering.enter(tcp, address, accepted).await });
+                    if let Some(displaced) = handshakes.begin(address, entering) {
+                        door.refused(displaced, &DoorError::Displaced);
                     }
                 }
                 Err(error) => {
@@ -126,22 +120,6 @@ impl MutualLink {
                 }
             }
         }
-    }
-}
-
-/// Handshakes under way, oldest first.
-#[derive(Debug, Default)]
-struct Handshakes(VecDeque<AbortOnDropHandle<()>>);
-
-impl Handshakes {
-    /// True when another one had to go for it.
-    fn begin(&mut self, handshake: tokio::task::JoinHandle<()>) -> bool {
-        if self.0.len() >= MAX_HANDSHAKES {
-            self.0.retain(|handshake| !handshake.is_finished());
-        }
-        let displaced = self.0.len() >= MAX_HANDSHAKES && self.0.pop_front().is_some();
-        self.0.push_back(AbortOnDropHandle::new(handshake));
-        displaced
     }
 }
 
@@ -158,6 +136,8 @@ struct Door {
 /// Why a connection did not become a link.
 #[derive(Debug, thiserror::Error)]
 enum DoorError {
+    #[error("another handshake needed its place before it was over")]
+    Displaced,
     /// It ended without a word, as a probe of the port does.
     #[error("nothing was said")]
     Nothing,
@@ -224,6 +204,7 @@ impl Door {
     /// A word for metrics, and the ID that was presented, if any could be read.
     fn reason(&self, error: &DoorError) -> (&'static str, Option<String>) {
         let handshake = match error {
+            DoorError::Displaced => return ("displaced", None),
             DoorError::Nothing => return ("closed", None),
             DoorError::TooMany => return ("too_many", None),
             DoorError::NotGrpc(_) => return ("not_grpc", None),
@@ -250,23 +231,4 @@ async fn farewell(mut tcp: TcpStream) {
     };
     // Whoever stays on is cut off.
     let _ = timeout(FAREWELL_TIMEOUT, read).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_oldest_handshake_makes_room_and_those_that_are_over_need_none() {
-        let mut handshakes = Handshakes::default();
-        let over = tokio::spawn(std::future::ready(()));
-        tokio::task::yield_now().await;
-        assert!(!handshakes.begin(over));
-        for _ in 1..MAX_HANDSHAKES {
-            assert!(!handshakes.begin(tokio::spawn(std::future::pending())));
-        }
-        assert!(!handshakes.begin(tokio::spawn(std::future::pending())), "one of them was over");
-        assert!(handshakes.begin(tokio::spawn(std::future::pending())));
-        assert_eq!(handshakes.0.len(), MAX_HANDSHAKES);
-    }
 }

@@ -58,8 +58,11 @@ pub fn web_tls(root: &CertificateDer<'static>) -> ClientConfig {
 }
 
 pub async fn connect(address: SocketAddr, tls: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(address).await?;
-    let name = ServerName::from(address.ip());
+    connect_over(TcpStream::connect(address).await?, tls).await
+}
+
+pub async fn connect_over(tcp: TcpStream, tls: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::from(tcp.peer_addr()?.ip());
     TlsConnector::from(Arc::new(tls)).connect(name, tcp).await
 }
 

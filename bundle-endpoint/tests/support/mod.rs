@@ -6,6 +6,7 @@ pub mod client;
 pub mod endpoint;
 pub mod fetching;
 pub mod foreign;
+pub mod log;
 pub mod mutual;
 pub mod plugin;
 

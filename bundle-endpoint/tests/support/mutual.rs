@@ -100,10 +100,24 @@ impl Mutual {
     }
 
     async fn channel(&self, tls: ClientConfig) -> io::Result<Channel> {
-        let mut stream = Some(TokioIo::new(self.connect(tls).await?));
-        let connector = tower_service(move || stream.take().ok_or_else(|| io::Error::other("gone")));
-        let endpoint = tonic::transport::Endpoint::from_static("http://link");
-        endpoint.connect_with_connector(connector).await.map_err(io::Error::other)
+        channel_over(self.connect(tls).await?).await
+    }
+
+    /// A plugin over this connection.
+    pub async fn link_over(&self, tcp: TcpStream) -> FakePlugin {
+        let svid = self.authority.svid("/spire/server").build();
+        let stream = client::connect_over(tcp, self.tls(&svid)).await.unwrap();
+        let plugin = FakePlugin::open_on(channel_over(stream).await.unwrap()).await.unwrap();
+        plugin.hello("a.test").await;
+        plugin
+    }
+
+    /// How many were refused, for reasons that begin so.
+    pub async fn refusals(&self, reason: &str) -> u64 {
+        let family = format!("entente_endpoint_link_refusals_total{{reason=\"{reason}");
+        let metrics = self.endpoint.metrics().await;
+        let of = metrics.lines().filter(|line| line.starts_with(&family));
+        of.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     pub async fn links(&self, count: usize) {
@@ -112,6 +126,13 @@ impl Mutual {
         })
         .await;
     }
+}
+
+async fn channel_over(stream: TlsStream<TcpStream>) -> io::Result<Channel> {
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = tower_service(move || stream.take().ok_or_else(|| io::Error::other("gone")));
+    let endpoint = tonic::transport::Endpoint::from_static("http://link");
+    endpoint.connect_with_connector(connector).await.map_err(io::Error::other)
 }
 
 fn tower_service<S>(

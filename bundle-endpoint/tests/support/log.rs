@@ -1,0 +1,38 @@
+//! What the process logs at `warn` and above, of all tests of this binary together: look for what is yours alone.
+
+use std::io::{self, Write};
+use std::sync::{Mutex, Once};
+
+use super::eventually;
+
+static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Capture;
+
+impl Write for Capture {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LINES.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// From here on.
+pub fn capture() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN);
+        lines.with_writer(|| Capture).init();
+    });
+}
+
+/// Waits for a line that holds all of these words.
+pub async fn line_with(words: &[&str]) -> String {
+    eventually(&format!("a line with {words:?}"), || async {
+        let text = String::from_utf8_lossy(&LINES.lock().unwrap()).into_owned();
+        text.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
+    })
+    .await
+}
