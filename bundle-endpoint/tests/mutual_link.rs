@@ -123,6 +123,7 @@ async fn without_an_identity_or_with_a_choice_of_two_nothing_is_shown() {
     mutual.is_told("no svid of trust domain a.test is issued").await;
     assert_eq!(mutual.endpoint.status().await.link_identity, None);
     mutual.agent.give(mutual.update());
+    mutual.is_identified().await;
     let _plugin = mutual.link().await;
     mutual.links(1).await;
 }
@@ -182,6 +183,22 @@ async fn half_open_handshakes_of_one_address_displace_none_of_another() {
     .await;
     let _plugin = mutual.link_over(slow).await;
     mutual.links(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_noise_of_strangers_hides_no_impostor() {
+    log::capture();
+    let mutual = Mutual::start().await;
+    let stranger = TestAuthority::new("a.test");
+    for _ in 0..5 {
+        let mut garbage = TcpStream::connect(mutual.address()).await.unwrap();
+        garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        // Nor may a certificate that anybody can make.
+        let _ = mutual.open(mutual.tls(&stranger.svid("/spire/server").build())).await;
+    }
+    eventually("the noise", || async { (mutual.refusals("").await >= 10).then_some(()) }).await;
+    let _ = mutual.open(mutual.tls(&mutual.authority.svid("/beyond-the-noise").build())).await;
+    log::line_with(&["WARN", "link refused", "not_authorized", "spiffe://a.test/beyond-the-noise"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -4,9 +4,10 @@
 //! A verdict holds no longer than what it was based on: open links are verified again when the bundle changes and on a timer,
 //! and end at an age. The plugin makes its link anew long before that.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use entente_bounds::Throttle;
@@ -37,7 +38,7 @@ const FAREWELL_BYTES: u64 = 64 << 10;
 /// After this a link is cut, whatever goes on in it. The plugin makes it anew at least every hour.
 const AGE_LIMIT: Duration = Duration::from_secs(2 * 3600);
 
-/// Between two lines about those who are refused.
+/// Between two lines about those who are refused for the same reason.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Out of file descriptors, for example: trying again at once would spin.
@@ -99,7 +100,7 @@ impl MutualLink {
             connections: self.connections,
             identity: self.identity,
             links: Arc::new(Semaphore::new(MAX_LINKS)),
-            throttle: Throttle::new(REFUSAL_INTERVAL),
+            brakes: Brakes::default(),
         });
         let mut handshakes = Handshakes::new();
         loop {
@@ -113,7 +114,7 @@ impl MutualLink {
                 }
                 Err(error) => {
                     door.hub.metrics.link_refusal("accept_failed");
-                    if let Some(suppressed) = door.throttle.pass() {
+                    if let Some(suppressed) = door.brakes.pass("accept_failed") {
                         error!(%error, suppressed, "link listener cannot accept");
                     }
                     sleep(ACCEPT_PAUSE).await;
@@ -130,7 +131,17 @@ struct Door {
     connections: Arc<OpenConnections>,
     identity: WorkloadIdentity,
     links: Arc<Semaphore>,
-    throttle: Throttle,
+    brakes: Brakes,
+}
+
+/// One brake for each reason: the noise of strangers must not hide the impostor that came this far with an SVID.
+#[derive(Default)]
+struct Brakes(Mutex<HashMap<&'static str, Throttle>>);
+
+impl Brakes {
+    fn pass(&self, reason: &'static str) -> Option<u64> {
+        crate::lock(&self.0).entry(reason).or_insert_with(|| Throttle::new(REFUSAL_INTERVAL)).pass()
+    }
 }
 
 /// Why a connection did not become a link.
@@ -195,7 +206,7 @@ impl Door {
         let (reason, presented) = self.reason(error);
         self.hub.metrics.link_refusal(reason);
         let error = chain(error);
-        match self.throttle.pass() {
+        match self.brakes.pass(reason) {
             Some(suppressed) => warn!(peer = %address, presented, reason, error, suppressed, "link refused"),
             None => debug!(peer = %address, presented, reason, error, "link refused"),
         }
