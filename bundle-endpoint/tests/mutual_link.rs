@@ -15,6 +15,7 @@ use rustls::{ClientConfig, HandshakeKind};
 use support::client::{get, spiffe_tls};
 use support::endpoint::SERVER;
 use support::mutual::{ENDPOINT, Mutual};
+use support::plugin::{FakePlugin, Signing};
 use support::{eventually, log};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -277,4 +278,32 @@ async fn of_two_servers_with_different_keys_each_signs_for_its_own_chain() {
     mutual.links(1).await;
     assert_eq!(get(mutual.endpoint.address(), tls()).await.unwrap().status, 200);
     assert!(!one.sign_requests.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn where_one_of_two_servers_signs_wrongly_or_refuses_the_other_is_asked() {
+    for bad in [Signing::Says(vec![7; 70]), Signing::Refuses] {
+        let mutual = Mutual::start().await;
+        let plugins = [mutual.link().await, mutual.link().await];
+        mutual.links(2).await;
+        for plugin in &plugins {
+            plugin.own_bundle(&mutual.authority.bundle_with(Some(7), None)).await;
+            plugin.lend(&mutual.authority.svid("/spire/server").build()).await;
+        }
+        eventually("both lend", || async {
+            let links = mutual.endpoint.status().await.links;
+            links.iter().all(|link| link.lends.is_some()).then_some(())
+        })
+        .await;
+        let ask = || get(mutual.endpoint.address(), spiffe_tls(&mutual.authority.bundle(), SERVER));
+        assert_eq!(ask().await.unwrap().status, 200);
+        let asked = |plugin: &FakePlugin| plugin.sign_requests.lock().unwrap().len();
+        let preferred = plugins.iter().find(|plugin| asked(plugin) == 1).unwrap();
+        preferred.signs(bad.clone());
+        assert!(ask().await.is_err(), "{bad:?}: the one that it met");
+        for _ in 0..3 {
+            assert_eq!(ask().await.unwrap().status, 200, "{bad:?}");
+        }
+        assert_eq!(asked(preferred), 2, "{bad:?}");
+    }
 }

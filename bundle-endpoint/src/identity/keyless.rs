@@ -156,7 +156,8 @@ impl Lenders {
         self.identities.store(Arc::new(judged));
     }
 
-    /// The one to show now. A plugin that left the last request unanswered is passed over where another one lends.
+    /// The one to show now. A plugin that left the last request unanswered, refused it or
+    /// signed it wrongly is passed over where another one lends.
     pub(crate) fn current(&self, now: UnixTime) -> Option<Arc<LentIdentity>> {
         let identities = self.identities.load();
         let mut valid = identities.iter().filter(|identity| now.as_secs() < identity.not_after);
@@ -233,11 +234,8 @@ impl RemoteSigner {
 impl Signer for RemoteSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let RemoteKey { leaf_sha256, queue, health, metrics, .. } = &self.key;
-        let result = queue.sign(*leaf_sha256, self.scheme, message);
-        // The peer would refuse a wrong one and see a broken server; we would have counted a good handshake.
-        let result = result.and_then(|signature| {
-            if self.verifies(message, &signature) { Ok(signature) } else { Err(SignError::Wrong) }
-        });
+        let verifies = |signature: &[u8]| self.verifies(message, signature);
+        let result = queue.sign(*leaf_sha256, self.scheme, message, verifies);
         metrics.sign_request(result.as_ref().map_or_else(SignError::reason, |_| "ok"));
         health.note(result.as_ref().err());
         result.map_err(|error| rustls::Error::Other(OtherError(Arc::new(error))))

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use entente_proto::link::v1::SignRequest;
 use rustls::SignatureScheme;
@@ -16,6 +16,10 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// How long a handshake waits for its signature.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After a refusal or a wrong signature another link is asked for so long, where there is one. Then this one is tried again:
+/// that costs a handshake where nothing has changed.
+const DOUBT: Duration = Duration::from_secs(30);
 
 /// Handshakes of one link that wait for a signature at the same time. A plugin that answers keeps this near zero.
 const MAX_WAITING: usize = 64;
@@ -87,6 +91,8 @@ pub(crate) struct SignQueue {
     timeout: Duration,
     /// The last one waited in vain.
     silent: AtomicBool,
+    /// After a refusal or a wrong signature.
+    doubted_until: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -111,16 +117,18 @@ impl SignQueue {
             last_id: AtomicU64::new(0),
             timeout,
             silent: AtomicBool::new(false),
+            doubted_until: Mutex::default(),
         };
         (Arc::new(queue), receiver)
     }
 
-    /// Waits for a signature; the thread is given back to the runtime meanwhile.
+    /// Waits for a signature and has it looked at by `verifies`; the thread is given back to the runtime meanwhile.
     pub(crate) fn sign(
         &self,
         leaf_sha256: [u8; 32],
         scheme: SignatureScheme,
         content: &[u8],
+        verifies: impl FnOnce(&[u8]) -> bool,
     ) -> Result<Vec<u8>, SignError> {
         let may_wait = Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
         if !may_wait {
@@ -132,23 +140,39 @@ impl SignQueue {
             Ok(_) | Err(_) => Err(SignError::Busy { waiting }),
         };
         self.waiting_count.fetch_sub(1, Ordering::Relaxed);
-        match result {
-            Err(SignError::TimedOut { .. }) => self.silent.store(true, Ordering::Relaxed),
-            Ok(_) | Err(SignError::Refused { .. }) => self.silent.store(false, Ordering::Relaxed),
-            Err(
-                SignError::Busy { .. } | SignError::LinkLost | SignError::Wrong | SignError::WrongRuntime,
-            ) => {}
-        }
+        // The peer would refuse a wrong one and see a broken server; we would have counted a good handshake.
+        let result = result
+            .and_then(|signature| if verifies(&signature) { Ok(signature) } else { Err(SignError::Wrong) });
+        self.note(result.as_ref().err());
         result
+    }
+
+    fn note(&self, failure: Option<&SignError>) {
+        let doubt = match failure {
+            Some(SignError::TimedOut { .. }) => {
+                self.silent.store(true, Ordering::Relaxed);
+                return;
+            }
+            Some(SignError::Refused { .. } | SignError::Wrong) => Some(Instant::now() + DOUBT),
+            None => None,
+            // It was not asked.
+            Some(_) => return,
+        };
+        self.silent.store(false, Ordering::Relaxed);
+        *crate::lock(&self.doubted_until) = doubt;
     }
 
     fn most_waiting(&self) -> usize {
         if self.silent.load(Ordering::Relaxed) { MAX_PROBING } else { MAX_WAITING }
     }
 
-    /// True while the plugin is silent or has too much to do: where another link can sign, that one is the better choice.
+    /// True while the plugin is silent, has too much to do, or made no good signature lately: where another link can sign,
+    /// that one is the better choice.
     pub(crate) fn is_suspect(&self) -> bool {
-        self.silent.load(Ordering::Relaxed) || self.waiting_count.load(Ordering::Relaxed) >= MAX_WAITING
+        let doubted = crate::lock(&self.doubted_until).is_some_and(|until| Instant::now() < until);
+        doubted
+            || self.silent.load(Ordering::Relaxed)
+            || self.waiting_count.load(Ordering::Relaxed) >= MAX_WAITING
     }
 
     fn ask(
@@ -221,7 +245,11 @@ mod tests {
 
     async fn sign(queue: &Arc<SignQueue>) -> Result<Vec<u8>, SignError> {
         let queue = Arc::clone(queue);
-        tokio::spawn(async move { queue.sign([7; 32], SCHEME, b"content") }).await.unwrap()
+        tokio::spawn(
+            async move { queue.sign([7; 32], SCHEME, b"content", |signature| signature != b"wrong") },
+        )
+        .await
+        .unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -284,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_refusal_carries_the_plugins_reason_and_a_signature_arrives() {
+    async fn a_refusal_carries_the_plugins_reason_and_only_a_good_signature_ends_the_doubt() {
         let (queue, mut requests) = queue();
         let plugin = tokio::spawn({
             let queue = Arc::clone(&queue);
@@ -292,18 +320,24 @@ mod tests {
                 let first = requests.recv().await.unwrap();
                 assert_eq!(first.signature_scheme, 0x0403);
                 queue.answer(first.request_id, Err("no".into()));
-                let second = requests.recv().await.unwrap();
-                queue.answer(second.request_id, Ok(vec![1]));
+                for signature in [b"wrong".to_vec(), vec![1]] {
+                    let next = requests.recv().await.unwrap();
+                    queue.answer(next.request_id, Ok(signature));
+                }
             }
         });
         assert_eq!(sign(&queue).await, Err(SignError::Refused { reason: "no".into() }));
+        assert!(queue.is_suspect());
+        assert_eq!(sign(&queue).await, Err(SignError::Wrong));
+        assert!(queue.is_suspect());
         assert_eq!(sign(&queue).await, Ok(vec![1]));
+        assert!(!queue.is_suspect());
         plugin.await.unwrap();
     }
 
     #[tokio::test]
     async fn a_single_threaded_runtime_is_refused_rather_than_blocked() {
         let (queue, _requests) = queue();
-        assert_eq!(queue.sign([0; 32], SCHEME, b""), Err(SignError::WrongRuntime));
+        assert_eq!(queue.sign([0; 32], SCHEME, b"", |_| true), Err(SignError::WrongRuntime));
     }
 }
