@@ -108,7 +108,7 @@ impl Follower {
         loop {
             tokio::select! {
                 () = sleep_until(until) => return,
-                Ok(()) = held.changed() => self.offering.held_changed(self.fetched.as_deref()),
+                Ok(()) = held.changed() => self.offering.held_changed(self.fetched.as_ref()),
                 () = self.offering.tend() => {}
             }
         }

@@ -66,10 +66,16 @@ impl Offering {
         self.put(bundle, held, REOFFER.0);
     }
 
-    /// SPIRE holds something else than before.
-    pub(super) fn held_changed(&mut self, fetched: Option<&Bundle>) {
-        if fetched.is_some_and(|fetched| self.is_held(self.held().as_ref(), fetched)) {
+    /// SPIRE holds something else than before: what was fetched, or something older, which another server on the same datastore
+    /// set after ours. The numbers say so; without them two endpoints that fetched different documents would set theirs in turn,
+    /// so there only the next fetch does.
+    pub(super) fn held_changed(&mut self, fetched: Option<&Arc<Bundle>>) {
+        let Some(fetched) = fetched else { return };
+        let held = self.held();
+        if self.is_held(held.as_ref(), fetched) {
             self.withdraw();
+        } else if held.is_some_and(|held| held.sequence_number() < fetched.sequence_number()) {
+            self.consider(Arc::clone(fetched));
         }
     }
 

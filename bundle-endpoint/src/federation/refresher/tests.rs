@@ -266,12 +266,51 @@ async fn what_is_held_already_is_not_offered_and_what_is_set_is_withdrawn() {
     fixture.hold(&newer);
     pass(1).await;
     assert!(fixture.hub.offers.after(0).is_empty());
-    // The operator puts the older one back: it stands until the next refresh.
-    fixture.hold(&held);
-    pass(1).await;
-    assert!(fixture.hub.offers.after(0).is_empty());
-    pass(90).await;
-    assert_eq!(fixture.hub.offers.after(0).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_bundle_that_another_server_set_after_ours_is_replaced_without_a_fetch() {
+    let fixture = Fixture::new();
+    let authority = TestAuthority::new("b.test");
+    let (old, new) = (bundle(&authority, 1, None), bundle(&authority, 2, None));
+    fixture.hold(&old);
+    fixture.fetcher.does("b.test", &[Step::Gives(new.clone())]);
+    fixture.follow(&[relationship("b.test")]);
+    pass(5).await;
+    let set = |offer: u64| fixture.hub.offers.record(&domain("b.test"), offer, Outcome::Set);
+    let mut last = 0;
+    for _ in 0..3 {
+        let offers = fixture.hub.offers.after(last);
+        assert_eq!(offers.len(), 1, "made once, and again after each step back");
+        last = offers[0].id;
+        assert!(set(last));
+        pass(1).await;
+        fixture.hold(&new);
+        pass(1).await;
+        assert!(fixture.hub.offers.after(0).is_empty());
+        fixture.hold(&old);
+        pass(1).await;
+    }
+    assert_eq!(fixture.fetcher.times("b.test").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_and_no_older_is_left_alone_until_the_next_fetch() {
+    let fixture = Fixture::new();
+    let (authority, other) = (TestAuthority::new("b.test"), TestAuthority::new("b.test"));
+    // Another endpoint may have fetched something newer; and where there are no numbers nobody can say.
+    for (fetched, held) in [(Some(2), Some(3)), (Some(2), Some(2)), (None, None), (None, Some(3))] {
+        let fetched = authority.bundle_with(fetched, None);
+        fixture.hold(&fetched);
+        fixture.fetcher.does("b.test", &[Step::Gives(fetched)]);
+        fixture.follow(&[relationship("b.test")]);
+        pass(5).await;
+        fixture.hold(&other.bundle_with(held, None));
+        pass(5).await;
+        assert!(fixture.hub.offers.after(0).is_empty());
+        fixture.follow(&[]);
+        pass(1).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
