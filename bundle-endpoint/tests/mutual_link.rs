@@ -199,7 +199,9 @@ async fn the_noise_of_strangers_hides_no_impostor() {
     }
     eventually("the noise", || async { (mutual.refusals("").await >= 10).then_some(()) }).await;
     let _ = mutual.open(mutual.tls(&mutual.authority.svid("/beyond-the-noise").build())).await;
-    log::line_with(&["WARN", "link refused", "not_authorized", "spiffe://a.test/beyond-the-noise"]).await;
+    let line =
+        log::line_with(&["WARN", "link refused", "not_authorized", "spiffe://a.test/beyond-the-noise"]).await;
+    assert!(line.contains("expected=spiffe://a.test/spire/server"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use entente_bounds::Throttle;
 use entente_bundle::tls::{SvidVerifier, mutual_server_config};
-use entente_bundle::{Authorizer, SvidError, TrustDomain};
+use entente_bundle::{Authorizer, SpiffeId, SvidError, TrustDomain};
 use entente_workload_identity::{Guarded, OpenConnections, Refusal, WorkloadIdentity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,6 +51,7 @@ pub(crate) struct MutualLink {
     identity: WorkloadIdentity,
     connections: Arc<OpenConnections>,
     acceptor: Acceptor,
+    expected: SpiffeId,
 }
 
 type Secured = Guarded<TlsStream<TcpStream>>;
@@ -72,11 +73,13 @@ impl MutualLink {
         trust_domain: &TrustDomain,
         identity: WorkloadIdentity,
     ) -> Result<Self, rustls::Error> {
-        let only_server = Authorizer::exact(trust_domain.spire_server_id());
+        let expected = trust_domain.spire_server_id();
+        let only_server = Authorizer::exact(expected.clone());
         let verifier = SvidVerifier::new(identity.bundles(), only_server.clone());
         let tls = mutual_server_config(verifier, identity.slot(), &[b"h2"])?;
         let connections = OpenConnections::new(identity.bundles(), only_server);
-        Ok(Self { tcp, identity, connections, acceptor: Acceptor(TlsAcceptor::from(Arc::new(tls))) })
+        let acceptor = Acceptor(TlsAcceptor::from(Arc::new(tls)));
+        Ok(Self { tcp, identity, connections, acceptor, expected })
     }
 
     /// Serves until `stop`; returns when every stream has ended.
@@ -101,6 +104,7 @@ impl MutualLink {
             identity: self.identity,
             links: Arc::new(Semaphore::new(MAX_LINKS)),
             brakes: Brakes::default(),
+            expected: self.expected,
         });
         let mut handshakes = Handshakes::new();
         loop {
@@ -132,6 +136,8 @@ struct Door {
     identity: WorkloadIdentity,
     links: Arc<Semaphore>,
     brakes: Brakes,
+    /// The one ID that may link.
+    expected: SpiffeId,
 }
 
 /// One brake for each reason: the noise of strangers must not hide the impostor that came this far with an SVID.
@@ -206,9 +212,13 @@ impl Door {
         let (reason, presented) = self.reason(error);
         self.hub.metrics.link_refusal(reason);
         let error = chain(error);
+        // Beside an ID that was presented, the one that would have been let in.
+        let expected = presented.as_ref().map(|_| tracing::field::display(&self.expected));
         match self.brakes.pass(reason) {
-            Some(suppressed) => warn!(peer = %address, presented, reason, error, suppressed, "link refused"),
-            None => debug!(peer = %address, presented, reason, error, "link refused"),
+            Some(suppressed) => {
+                warn!(peer = %address, presented, expected, reason, error, suppressed, "link refused");
+            }
+            None => debug!(peer = %address, presented, expected, reason, error, "link refused"),
         }
     }
 
