@@ -7,6 +7,7 @@ mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+mod farewell;
 mod federation;
 mod handler;
 pub mod health;

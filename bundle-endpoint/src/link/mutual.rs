@@ -14,7 +14,6 @@ use entente_bounds::Throttle;
 use entente_bundle::tls::{SvidVerifier, mutual_server_config};
 use entente_bundle::{Authorizer, SpiffeId, SvidError, TrustDomain};
 use entente_workload_identity::{Guarded, OpenConnections, Refusal, WorkloadIdentity};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
@@ -26,14 +25,11 @@ use tracing::{debug, error, warn};
 use super::Hub;
 use super::handshakes::Handshakes;
 use super::stream::{self, LinkPeer, LinkStream, MAX_LINKS, PREFACE_TIMEOUT};
+use crate::farewell::say_farewell;
 use crate::logging::chain;
 
 /// From the accepted connection to the first bytes of HTTP/2.
 const HANDSHAKE_TIMEOUT: Duration = PREFACE_TIMEOUT;
-
-/// What is read of those who are refused, so that they hear why.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
-const FAREWELL_BYTES: u64 = 64 << 10;
 
 /// After this a link is cut, whatever goes on in it. The plugin makes it anew at least every hour.
 const AGE_LIMIT: Duration = Duration::from_secs(2 * 3600);
@@ -193,7 +189,8 @@ impl Door {
         let stream = match self.acceptor.0.accept(tcp).into_fallible().await {
             Ok(stream) => stream,
             Err((error, tcp)) => {
-                farewell(tcp).await;
+                // So that a plugin hears that it was refused; rustls has said why.
+                say_farewell(tcp, &[]).await;
                 return Err(DoorError::Handshake(error));
             }
         };
@@ -240,16 +237,4 @@ impl Door {
             Refusal::Other(word) => (word, None),
         }
     }
-}
-
-/// To close with unread bytes resets the connection and can take our alert with it; a client of TLS 1.3 has sent its first
-/// bytes by then. So that a plugin hears that it was refused, they are read.
-async fn farewell(mut tcp: TcpStream) {
-    let read = async {
-        tcp.shutdown().await?;
-        let mut unread = tcp.take(FAREWELL_BYTES);
-        tokio::io::copy(&mut unread, &mut tokio::io::sink()).await
-    };
-    // Whoever stays on is cut off.
-    let _ = timeout(FAREWELL_TIMEOUT, read).await;
 }

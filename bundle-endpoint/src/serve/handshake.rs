@@ -8,7 +8,7 @@ use std::time::Duration;
 use entente_bounds::Throttle;
 use entente_bundle::causes::causes;
 use rustls::{InvalidMessage, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Join, Take, join};
+use tokio::io::{AsyncReadExt, Join, Take, join};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, error, info, warn};
 
 use super::shortage::Shortage;
+use crate::farewell::say_farewell;
 use crate::identity::Identity;
 use crate::link::SignError;
 use crate::metrics::Metrics;
@@ -25,11 +26,8 @@ use crate::metrics::Metrics;
 /// much, and all of that would lie in memory while the rest is awaited.
 const MAX_HANDSHAKE_BYTES: u64 = 16 << 10;
 
-/// For somebody who is turned away to read why.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// So many KiB of somebody who is turned away are still read.
-const FAREWELL_KIB: usize = 256;
+/// For the rest of what may be the method of a request.
+const METHOD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Content type of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -262,27 +260,10 @@ async fn speaks_http(stream: &mut TcpStream) -> bool {
     const METHODS: [&[u8]; 10] =
         [b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE", b"CONN", b"TRAC", b"PATC", b"PRI "];
     let mut start = [0; 4];
-    match timeout(FAREWELL_TIMEOUT, stream.read_exact(&mut start)).await {
+    match timeout(METHOD_TIMEOUT, stream.read_exact(&mut start)).await {
         Ok(Ok(_)) => METHODS.contains(&start.as_slice()),
         Ok(Err(_)) | Err(_) => false,
     }
-}
-
-// Closing with unread bytes would reset the connection and could take the last word with it.
-async fn say_farewell(mut stream: impl AsyncRead + AsyncWrite + Unpin, word: &[u8]) {
-    let farewell = async {
-        stream.write_all(word).await?;
-        stream.shutdown().await?;
-        let mut rest = [0; 1024];
-        for _ in 0..FAREWELL_KIB {
-            if stream.read(&mut rest).await? == 0 {
-                break;
-            }
-        }
-        Ok::<_, io::Error>(())
-    };
-    // Whoever cannot wait for it does not get it.
-    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
 }
 
 #[cfg(test)]
