@@ -26,16 +26,22 @@ pub fn printable(text: &str, limit: usize) -> String {
 
 /// What looks like an URL, less the user and the password that may stand in it: neither belongs into a log.
 ///
-/// Works on what is no URL as well, because such a text is what a refusal shows.
+/// Works on what is no URL as well, because such a text is what a refusal shows. So nothing that stands before the last `@` is
+/// shown but `https` or `http` and slashes: a password may hold whatever ends a host, and a user may look like a scheme.
 pub fn without_userinfo(url: &str) -> String {
-    let start = url.find("//").map_or(0, |slashes| slashes + 2);
-    let (scheme, rest) = url.split_at(start);
-    // The last one before the path: a password may hold an unescaped `@`, and so may a path.
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}***@{host}{path}"),
-        None => url.to_owned(),
+    let Some((hidden, rest)) = url.rsplit_once('@') else { return url.to_owned() };
+    format!("{}***@{rest}", scheme(hidden))
+}
+
+/// `https:` or `http:`, with the slashes behind it.
+fn scheme(text: &str) -> &str {
+    let is_scheme = |name: &str| name.eq_ignore_ascii_case("https") || name.eq_ignore_ascii_case("http");
+    match text.split_once(':') {
+        Some((name, rest)) if is_scheme(name) => {
+            let end = text.len() - rest.trim_start_matches('/').len();
+            text.get(..end).unwrap_or_default()
+        }
+        _ => "",
     }
 }
 
@@ -64,12 +70,21 @@ mod tests {
     #[test]
     fn neither_user_nor_password_of_a_url_is_shown() {
         for (url, shown) in [
-            ("https://me:pw@b.test:8443/x?y=a@b", "https://***@b.test:8443/x?y=a@b"),
+            ("HTTPS://me:pw@b.test:8443/x?y=a@b", "HTTPS://***@b"),
             ("https://me:p@w@b.test", "https://***@b.test"),
             ("http://me@b.test#f", "http://***@b.test#f"),
             ("me:pw@b.test/x", "***@b.test/x"),
-            ("//me:pw@b.test", "//***@b.test"),
-            ("https://b.test/a@b", "https://b.test/a@b"),
+            ("//me:pw@b.test", "***@b.test"),
+            ("https://me:ab/cd@b.test/", "https://***@b.test/"),
+            ("https://me:ab?cd@b.test/x", "https://***@b.test/x"),
+            ("https://me:ab#cd@b.test", "https://***@b.test"),
+            ("https://me:a//b@b.test", "https://***@b.test"),
+            ("https:/me:pw@b.test", "https:/***@b.test"),
+            ("https:me:pw@b.test", "https:***@b.test"),
+            ("http s://me:pw@b.test", "***@b.test"),
+            ("me:a://b@b.test", "***@b.test"),
+            ("me@b.test", "***@b.test"),
+            ("https://b.test/x", "https://b.test/x"),
             ("", ""),
         ] {
             assert_eq!(without_userinfo(url), shown, "{url}");
