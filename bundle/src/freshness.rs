@@ -27,8 +27,9 @@ pub enum Freshness {
 
 /// Compares. `None` held means anything is an advance.
 ///
-/// A number on one side only cannot be compared (SPIRE's own fetcher throws it away), so contents decide. A changed refresh
-/// hint advances but never conflicts: it is the publisher's setting, which SPIRE changes without counting.
+/// A number on one side only cannot be compared (SPIRE's own fetcher throws it away), so contents decide. With equal contents one
+/// that is missing in the held bundle advances: until it is there, what is older passes for new. A changed refresh hint advances
+/// but never conflicts: it is the publisher's setting, which SPIRE changes without counting.
 pub fn compare(held: Option<&Bundle>, offered: &Bundle) -> Freshness {
     let Some(held) = held else {
         return Freshness::Advance;
@@ -42,7 +43,10 @@ pub fn compare(held: Option<&Bundle>, offered: &Bundle) -> Freshness {
         }
         _ => {}
     }
-    if same_authorities && held.refresh_hint() == offered.refresh_hint() {
+    // Not 0: SPIRE's record cannot tell it from none, so it would be taken for ever.
+    let gives_number =
+        held.sequence_number().is_none() && offered.sequence_number().is_some_and(|number| number > 0);
+    if same_authorities && held.refresh_hint() == offered.refresh_hint() && !gives_number {
         Freshness::Same
     } else {
         Freshness::Advance
@@ -126,9 +130,20 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_was_missing_is_taken_with_the_same_keys_so_that_what_is_older_is_stale_again() {
+        let authority = TestAuthority::new("a.test");
+        let held = authority.bundle_with(None, None);
+        let offered = authority.bundle_with(Some(7), None);
+        assert_eq!(compare(Some(&held), &offered), Freshness::Advance);
+        let older = TestAuthority::new("a.test").bundle_with(Some(5), None);
+        assert_eq!(compare(Some(&held), &older), Freshness::Advance, "this is what the number is for");
+        assert_eq!(compare(Some(&offered), &older), Freshness::Stale { held: 7, offered: 5 });
+    }
+
+    #[test]
     fn without_two_numbers_contents_decide() {
         let (authority, other) = (TestAuthority::new("a.test"), TestAuthority::new("a.test"));
-        for (held, offered) in [(None, None), (None, Some(7)), (None, Some(0)), (Some(7), None)] {
+        for (held, offered) in [(None, None), (None, Some(0)), (Some(7), None)] {
             let held = authority.bundle_with(held, None);
             assert_eq!(compare(Some(&held), &authority.bundle_with(offered, None)), Freshness::Same);
             assert_eq!(compare(Some(&held), &other.bundle_with(offered, None)), Freshness::Advance);

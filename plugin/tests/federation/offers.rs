@@ -142,6 +142,20 @@ async fn an_explicit_zero_is_refused_and_no_number_at_all_is_taken_and_announced
 }
 
 #[tokio::test]
+async fn a_number_that_was_missing_is_set_with_the_same_keys_and_what_is_older_is_refused_again() {
+    let federated = Federated::new(&block(FOREIGN, "")).await;
+    federated.offer(&federated.bundle(9)).await;
+    let other = TestAuthority::new(FOREIGN);
+    assert_eq!(federated.offer(&other.bundle_with(None, None)).await.0, Outcome::Set);
+    assert_eq!(federated.offer(&other.bundle_with(Some(10), None)).await.0, Outcome::Set);
+    assert_eq!(federated.spire.store.bundle(FOREIGN).unwrap().sequence_number, 10);
+    let older = TestAuthority::new(FOREIGN).bundle_with(Some(5), None);
+    let (outcome, reason) = federated.offer(&older).await;
+    assert_eq!(outcome, Outcome::Refused);
+    assert!(reason.contains("sequence number 5 is lower than the held 10"), "{reason}");
+}
+
+#[tokio::test]
 async fn the_same_number_with_other_keys_is_refused_louder() {
     let federated = Federated::new(&block(FOREIGN, "")).await;
     federated.offer(&federated.bundle(4)).await;
