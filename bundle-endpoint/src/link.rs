@@ -1,6 +1,6 @@
 //! The link: the plugin dials our socket and tells what to publish and what to fetch; we tell what was fetched.
 //!
-//! `socket` or `mutual` accepts and says who is there, `session` runs one stream, `hub` merges what all streams say.
+//! `socket` or `mutual` accepts and says who is there, `session` reads one stream and `writer` writes it, `hub` merges what all streams say.
 
 mod handshakes;
 mod held;
@@ -13,6 +13,7 @@ mod socket;
 mod spire;
 mod stream;
 mod wire;
+mod writer;
 
 pub(crate) use held::{Held, HeldTable};
 pub(crate) use hub::{Hub, LinkId, LinkInfo};

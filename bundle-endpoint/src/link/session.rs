@@ -10,13 +10,12 @@ use entente_proto::link::v1::link_server::Link;
 use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 use entente_proto::link::v1::sign_response::Result as SignResult;
 use entente_proto::link::v1::{
-    EndpointHello, EndpointMessage, Heartbeat, HeldBundle, OfferOutcome, OfferedBundle, OwnBundle,
+    EndpointHello, EndpointMessage, HeldBundle, OfferOutcome, OwnBundle,
     PendingRemovals as PendingRemovalsMessage, PluginHello, PluginMessage, Relationship,
-    Relationships as RelationshipsMessage, ServerApi as ServerApiMessage, ServerIdentity, SignRequest,
-    SignResponse,
+    Relationships as RelationshipsMessage, ServerApi as ServerApiMessage, ServerIdentity, SignResponse,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,17 +23,17 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::hub::{Hub, LinkId, LinkInfo, Relationships};
-use super::offers::Offer;
 use super::signing::SignQueue;
 use super::spire::ServerApi;
 use super::stream::LinkPeer;
 use super::wire::{self, MessageError};
+use super::writer::{ToPluginSender, Writer};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::LentIdentity;
 use crate::logging::chain;
 
 /// Sent when there was nothing else to say for so long.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Silence of the other side that ends a link.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -50,8 +49,6 @@ pub(crate) struct LinkService {
     refusals: Arc<Throttle>,
     stop: CancellationToken,
 }
-
-type ToPluginSender = mpsc::Sender<Result<EndpointMessage, Status>>;
 
 impl LinkService {
     pub(crate) fn new(hub: Arc<Hub>, stop: CancellationToken) -> Self {
@@ -180,7 +177,7 @@ impl Session {
         info!(plugin_version = info.plugin_version, "plugin linked");
         let (queue, requests) = SignQueue::new(Arc::clone(&self.hub.sign_places));
         let linked = Linked { id: self.hub.open(info), hub: Arc::clone(&self.hub), queue };
-        let writer = Writer { hub: Arc::clone(&self.hub), sender: self.sender.clone() };
+        let writer = Writer::new(Arc::clone(&self.hub), self.sender.clone());
         let writer = AbortOnDropHandle::new(tokio::spawn(writer.run(requests)));
         let ended = tokio::select! {
             () = self.stop.cancelled() => Status::unavailable("the bundle endpoint is shutting down"),
@@ -355,65 +352,5 @@ fn broken(status: &Status) -> Option<&'static str> {
         Code::OutOfRange => Some("oversized"),
         Code::Internal | Code::InvalidArgument | Code::Unimplemented => Some("unreadable"),
         _ => None,
-    }
-}
-
-/// Everything that goes to one plugin.
-struct Writer {
-    hub: Arc<Hub>,
-    sender: ToPluginSender,
-}
-
-impl Writer {
-    async fn run(self, mut requests: mpsc::Receiver<SignRequest>) {
-        let mut on_offer = self.hub.offers.subscribe();
-        // Zero: a new link is sent everything that is on offer.
-        let mut sent = 0;
-        on_offer.mark_changed();
-        let mut quiet_since = Instant::now();
-        loop {
-            let next = tokio::select! {
-                // A handshake waits for a signature; an offer can wait for that.
-                biased;
-                Some(request) = requests.recv() => self.send(ToPlugin::SignRequest(request)).await,
-                Ok(()) = on_offer.changed() => self.send_offers(&mut sent, &mut requests).await,
-                () = tokio::time::sleep_until(quiet_since + HEARTBEAT) => {
-                    self.send(ToPlugin::Heartbeat(Heartbeat {})).await
-                }
-                else => return,
-            };
-            if next.is_err() {
-                return;
-            }
-            quiet_since = Instant::now();
-        }
-    }
-
-    async fn send(&self, message: ToPlugin) -> Result<(), ()> {
-        self.sender.send(Ok(EndpointMessage { message: Some(message) })).await.map_err(drop)
-    }
-
-    async fn send_offers(
-        &self,
-        sent: &mut u64,
-        requests: &mut mpsc::Receiver<SignRequest>,
-    ) -> Result<(), ()> {
-        for offer in self.hub.offers.after(*sent) {
-            while let Ok(request) = requests.try_recv() {
-                self.send(ToPlugin::SignRequest(request)).await?;
-            }
-            *sent = offer.id;
-            self.send(ToPlugin::OfferedBundle(offered(&offer))).await?;
-        }
-        Ok(())
-    }
-}
-
-fn offered(offer: &Offer) -> OfferedBundle {
-    OfferedBundle {
-        trust_domain: offer.bundle.trust_domain().to_string(),
-        bundle: Some(offer.bundle.as_ref().into()),
-        bundle_endpoint_url: offer.bundle_endpoint_url.clone(),
-        offer_id: offer.id,
     }
 }
