@@ -14,9 +14,10 @@ use crate::held::Held;
 use crate::identity::Identities;
 use crate::own_bundle::OwnBundle;
 use crate::pending_removals::PendingRemovals;
-use crate::rate_limit::EndpointLines;
+use crate::rate_limit::{EndpointLines, RateLimit};
 use crate::relationships::{self, FederationRelationship, SpireRelationships};
 use crate::server_api::Connections;
+use crate::signing;
 
 /// Everything that outlives a single call.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) api_trouble: watch::Sender<Option<Arc<str>>>,
     /// Asks for a look at what SPIRE holds at once.
     pub(crate) look_wanted: Notify,
+    /// Signatures that may be lent, over all links together.
+    pub(crate) signatures: RateLimit,
     pub(crate) endpoint_lines: EndpointLines,
     pub(crate) counters: Counters,
 }
@@ -58,6 +61,7 @@ impl Shared {
             removals: PendingRemovals::default(),
             api_trouble: watch::Sender::new(Some("SPIRE's API has not answered the plugin yet".into())),
             look_wanted: Notify::new(),
+            signatures: signing::rate_limit(Instant::now()),
             endpoint_lines: EndpointLines::new(Instant::now()),
             counters: Counters::default(),
         })

@@ -66,7 +66,7 @@ impl Keeper {
         failed: Arc<Notify>,
     ) -> Self {
         let (shared, federation) = (Arc::clone(shared), Arc::clone(federation));
-        let origin = Arc::new(Origin::new(Instant::now()));
+        let origin = Arc::new(Origin { endpoint: target.to_string() });
         Self { shared, federation, target, origin, is_up: AtomicBool::new(false), failed }
     }
 

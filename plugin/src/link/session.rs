@@ -24,7 +24,7 @@ use super::replay::Replay;
 use crate::counters::Counter;
 use crate::federation::Federation;
 use crate::hclog::chain;
-use crate::rate_limit::{LineKind, RateLimit};
+use crate::rate_limit::LineKind;
 use crate::signing::{self, Refusal, SigningRequest};
 use crate::state::Shared;
 
@@ -49,16 +49,10 @@ const OUTCOMES: usize = 1024;
 /// Largest message that we take: a foreign bundle has at most a mebibyte as JSON.
 const MAX_MESSAGE: usize = 4 << 20;
 
-/// The far end of a link, whichever connection leads to it: what it may ask for is counted together, and apart from the others.
+/// The far end of a link, whichever connection leads to it: what it says is judged apart from what the others say.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    signatures: RateLimit,
-}
-
-impl Origin {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { signatures: signing::rate_limit(now) }
-    }
+    pub(crate) endpoint: String,
 }
 
 /// A link on which both sides have said hello.
@@ -272,7 +266,7 @@ impl Reader<'_> {
                 signature_scheme: request.signature_scheme,
                 content: &request.content,
             };
-            signing::sign(&request, &self.shared.identities.keys(), &self.origin.signatures, Instant::now())
+            signing::sign(&request, &self.shared.identities.keys(), &self.shared.signatures, Instant::now())
         } else {
             Err(Refusal::SwitchedOff)
         };

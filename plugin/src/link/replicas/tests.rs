@@ -8,8 +8,10 @@ use std::sync::Mutex;
 
 use entente_bundle::testing::TestAuthority;
 use entente_proto::link::v1::offer_outcome::Outcome;
+use entente_proto::link::v1::sign_response::Result as SignResult;
 use entente_proto::spire::hostservice::server::identityprovider::v1::X509Identity;
 use futures_util::future::BoxFuture;
+use sha2::{Digest, Sha256};
 
 use self::endpoint::Manner;
 use self::mutual::{ENDPOINT, MutualEndpoint};
@@ -36,6 +38,12 @@ const PACE: Pace = Pace {
     least: Duration::from_millis(10),
     patience: Duration::from_millis(300),
 };
+
+const P256: u32 = 0x0403;
+
+fn certificate_verify() -> Vec<u8> {
+    [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify", &[0], &[7; 32]].concat()
+}
 
 /// Answers what the test says.
 #[derive(Debug, Default)]
@@ -64,6 +72,7 @@ struct Rig {
     authority: TestAuthority,
     shared: Arc<Shared>,
     names: Arc<Names>,
+    leaf: Vec<u8>,
     _running: AbortOnDropHandle<()>,
 }
 
@@ -74,11 +83,12 @@ impl Rig {
         let own = TrustDomain::new(OWN).unwrap();
         let svid = authority.svid("/spire/server").build();
         let cert_chain = svid.chain.iter().map(|der| der.to_vec()).collect();
+        let leaf = Sha256::digest(svid.leaf()).to_vec();
         let lent = X509Identity { cert_chain, private_key: svid.pkcs8.clone() };
         shared.identities.set(Identity::new(lent, &own).unwrap());
         let text = format!(
             "endpoint = \"dns:///x:1\" endpoint_spiffe_id = \"{ENDPOINT}\" server_socket = \"/nonexistent/api.sock\" \
-             federates_with \"b.test\" {{ bundle_endpoint_url = \"https://b.test\" bundle_endpoint_profile \"https_web\" {{}} }}"
+             serve_as_server = true federates_with \"b.test\" {{ bundle_endpoint_url = \"https://b.test\" bundle_endpoint_profile \"https_web\" {{}} }}"
         );
         shared.reconfigure(Config::read(&text, OWN).unwrap());
         shared.spire_relationships.send_replace(Some(Arc::default()));
@@ -89,7 +99,7 @@ impl Rig {
             let name = Name { host: "x", port: 1, spiffe_id: &spiffe_id, trust_domain: &own };
             keep(&kept, &federation, &*resolver, name, PACE).await;
         });
-        let rig = Self { authority, shared, names, _running: AbortOnDropHandle::new(running) };
+        let rig = Self { authority, shared, names, leaf, _running: AbortOnDropHandle::new(running) };
         rig.publish(1);
         rig
     }
@@ -195,4 +205,22 @@ async fn a_replica_that_never_reads_loses_its_own_link_and_its_offers_hold_back_
     rig.publish(2);
     good.fake.wait_own_bundle(2).await;
     assert_eq!(good.fake.links(), 1);
+}
+
+#[tokio::test]
+async fn signatures_are_bounded_over_all_replicas_together() {
+    let rig = Rig::start();
+    let one = MutualEndpoint::start(&rig.authority).await;
+    let two = MutualEndpoint::start(&rig.authority).await;
+    rig.names.say(&[&one, &two]);
+    one.fake.wait_own_bundle(1).await;
+    two.fake.wait_own_bundle(1).await;
+    // An hour on, so that nothing comes back while the test runs.
+    let later = std::time::Instant::now() + Duration::from_secs(3600);
+    while rig.shared.signatures.allows(later) {}
+    for fake in [&one.fake, &two.fake] {
+        let answer = fake.sign(&rig.leaf, P256, &certificate_verify()).await;
+        let SignResult::Refusal(reason) = answer else { panic!("{answer:?}") };
+        assert!(reason.contains("signatures per second"), "{reason}");
+    }
 }
