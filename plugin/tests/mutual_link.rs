@@ -35,7 +35,7 @@ async fn configure(plugin: &Plugin, address: SocketAddr) {
 }
 
 /// The endpoint is dialled, hears nothing, and the log names what it showed and why that is not enough.
-async fn refuses(authority: &TestAuthority, svid: &TestSvid, message: &str, reason: &str) {
+async fn refuses(authority: &TestAuthority, svid: &TestSvid, message: &str, reason: &str) -> String {
     let endpoint = MutualEndpoint::start_as(authority, svid, Manner::Good).await;
     let plugin = configured(endpoint.address, authority).await;
     let line = plugin.launched.logs.wait_for(message).await;
@@ -44,20 +44,28 @@ async fn refuses(authority: &TestAuthority, svid: &TestSvid, message: &str, reas
     until("the endpoint is told", || !endpoint.handshakes().is_empty()).await;
     assert!(endpoint.handshakes().iter().all(|one| matches!(one, Handshake::Failed(_))));
     assert_eq!(endpoint.fake.links(), 0);
+    line["reason"].as_str().unwrap().to_owned()
+}
+
+/// What stands in the log where the endpoint has another ID than the configured one.
+fn names_the_way_out(reason: &str) -> bool {
+    reason.contains(&format!("expected {ENDPOINT}")) && reason.contains("check endpoint_spiffe_id")
 }
 
 #[tokio::test]
 async fn another_workload_of_the_own_domain_hears_nothing() {
     let authority = TestAuthority::new(OWN);
     let reason = "presented id spiffe://own.test/web is not allowed";
-    refuses(&authority, &authority.svid("/web").build(), "link refused", reason).await;
+    let told = refuses(&authority, &authority.svid("/web").build(), "link refused", reason).await;
+    assert!(names_the_way_out(&told), "{told}");
 }
 
 #[tokio::test]
 async fn an_endpoint_of_another_domain_hears_nothing() {
     let (authority, foreign) = (TestAuthority::new(OWN), TestAuthority::new("foreign.test"));
     let svid = foreign.svid("/bundle-endpoint").build();
-    refuses(&authority, &svid, "link refused", "spiffe://foreign.test/bundle-endpoint").await;
+    let told = refuses(&authority, &svid, "link refused", "spiffe://foreign.test/bundle-endpoint").await;
+    assert!(names_the_way_out(&told), "{told}");
 }
 
 #[tokio::test]
@@ -71,7 +79,8 @@ async fn the_right_id_signed_by_a_foreign_root_hears_nothing() {
 async fn an_expired_certificate_hears_nothing() {
     let authority = TestAuthority::new(OWN);
     let svid = authority.svid("/bundle-endpoint").expired().build();
-    refuses(&authority, &svid, "link is down", "expired").await;
+    let told = refuses(&authority, &svid, "link is down", "expired").await;
+    assert!(!names_the_way_out(&told), "its ID is the right one: {told}");
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ pub(super) enum Peer {
 #[derive(Debug)]
 pub(super) struct Secured {
     chain: Vec<CertificateDer<'static>>,
-    verified_as: Authorizer,
+    expected: SpiffeId,
     shown: Arc<Identity>,
     renew_at: Instant,
     alert: Arc<OnceLock<AlertDescription>>,
@@ -88,28 +88,27 @@ async fn secure(shared: &Shared, address: SocketAddr, spiffe_id: &SpiffeId) -> R
     let tcp = tcp.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
     // Signatures travel in small messages, and a handshake waits for each.
     tcp.set_nodelay(true).map_err(failed)?;
-    let verified_as = Authorizer::exact(spiffe_id.clone());
     let trusted = OwnAuthorities(shared.own_bundle.subscribe());
     let slot = Arc::new(CertificateSlot::default());
     slot.set(shown.certified_key());
-    let verifier = SvidVerifier::new(Arc::new(trusted), verified_as.clone());
+    let verifier = SvidVerifier::new(Arc::new(trusted), Authorizer::exact(spiffe_id.clone()));
     let tls = mutual_client_config(verifier, slot, &[b"h2"])
         .map_err(|error| LinkError::Handshake(io::Error::other(error)))?;
     let handshake = TlsConnector::from(Arc::new(tls)).connect(ServerName::from(address.ip()), tcp);
     let stream = timeout(DIAL, handshake).await.map_err(|_| LinkError::TimedOut { after: DIAL })?;
-    let stream = stream.map_err(handshake_failed)?;
+    let stream = stream.map_err(|error| handshake_failed(error, spiffe_id))?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
     let alert = Arc::new(OnceLock::new());
     let renew_at = Instant::now() + life(&chain, UnixTime::now());
-    let secured = Secured { chain, verified_as, shown, renew_at, alert: Arc::clone(&alert) };
+    let secured = Secured { chain, expected: spiffe_id.clone(), shown, renew_at, alert: Arc::clone(&alert) };
     let stream = Box::new(Listening { stream, alert });
     Ok(Connection { stream, peer: Peer::Secured(Arc::new(secured)) })
 }
 
-fn handshake_failed(error: io::Error) -> LinkError {
+fn handshake_failed(error: io::Error, expected: &SpiffeId) -> LinkError {
     match SvidError::find_in(&error) {
-        Some(refused) => LinkError::Untrusted(refused.clone()),
+        Some(refused) => LinkError::untrusted(refused.clone(), expected),
         None => match alert_in(&error) {
             Some(alert) => LinkError::RefusedUs { alert },
             None => LinkError::Handshake(error),
@@ -141,7 +140,7 @@ impl Peer {
         loop {
             let bundle = own_bundle.borrow_and_update().clone();
             if let Err(error) = secured.verify(bundle, UnixTime::now()) {
-                return LinkError::Untrusted(error);
+                return LinkError::untrusted(error, &secured.expected);
             }
             tokio::select! {
                 // The sender lives as long as the plugin.
@@ -180,7 +179,7 @@ impl Secured {
         };
         let own = own.map(|bundle| Bundle::clone(&bundle));
         let bundles: entente_bundle::BundleSet = own.into_iter().collect();
-        svid::verify(leaf, rest, &bundles, &self.verified_as, now).map(drop)
+        svid::verify(leaf, rest, &bundles, &Authorizer::exact(self.expected.clone()), now).map(drop)
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use entente_bundle::{SvidError, TrustDomain};
+use entente_bundle::{SpiffeId, SvidError, TrustDomain};
 use rustls::AlertDescription;
 
 use super::session::SILENCE;
@@ -41,9 +41,23 @@ pub(super) enum LinkError {
     TimedOut { after: Duration },
     #[error("the endpoint is not trusted")]
     Untrusted(#[source] SvidError),
+    #[error(
+        "the endpoint has another SPIFFE ID, expected {expected}; check endpoint_spiffe_id in the plugin's configuration, and the registration entry of the endpoint"
+    )]
+    WrongId { expected: SpiffeId, source: SvidError },
 }
 
 impl LinkError {
+    /// The other end did not verify as `expected`. Only where its ID is another one is it of use to look at the configuration.
+    pub(super) fn untrusted(error: SvidError, expected: &SpiffeId) -> Self {
+        match error {
+            SvidError::NotAuthorized { .. } | SvidError::NoBundle { .. } => {
+                Self::WrongId { expected: expected.clone(), source: error }
+            }
+            _ => Self::Untrusted(error),
+        }
+    }
+
     /// One word for counters.
     pub(super) fn word(&self) -> &'static str {
         match self {
@@ -59,7 +73,7 @@ impl LinkError {
             Self::Stalled => "stalled",
             Self::Stream { .. } => "stream",
             Self::TimedOut { .. } => "timeout",
-            Self::Untrusted(error) => error.reason(),
+            Self::Untrusted(error) | Self::WrongId { source: error, .. } => error.reason(),
         }
     }
 
@@ -67,9 +81,7 @@ impl LinkError {
     pub(super) fn is_misconfiguration(&self) -> bool {
         matches!(
             self,
-            Self::Connect(ConnectError::Owner { .. })
-                | Self::OtherTrustDomain { .. }
-                | Self::Untrusted(SvidError::NotAuthorized { .. } | SvidError::NoBundle { .. })
+            Self::Connect(ConnectError::Owner { .. }) | Self::OtherTrustDomain { .. } | Self::WrongId { .. }
         )
     }
 
