@@ -10,7 +10,7 @@ use entente_bundle::{Bundle, TrustDomain, X509Authority};
 use entente_workload_identity::WorkloadIdentity;
 use rustls_pki_types::UnixTime;
 
-use crate::federation::relationship::EndpointProfile;
+use crate::federation::relationship::{EndpointProfile, Mode};
 use crate::federation::table::{RelationshipState, RelationshipTable};
 use crate::handler::BundleHandler;
 use crate::health::{RELATIONSHIP_UNHEALTHY, Readiness, Reason};
@@ -180,7 +180,7 @@ impl View {
             EndpointProfile::HttpsWeb { .. } => None,
         };
         let summary = |bundle: &Arc<Bundle>| bundle_summary(bundle, now);
-        let freshness = |fetched: &Arc<Bundle>| freshness_name(freshness::compare(held.as_deref(), fetched));
+        let freshness = |fetched: &Arc<Bundle>| freshness_of(relationship.mode, held.as_deref(), fetched);
         RelationshipStatus {
             trust_domain: relationship.trust_domain.to_string(),
             bundle_endpoint_url: relationship.bundle_endpoint_url.clone(),
@@ -245,7 +245,10 @@ fn offer_trouble(offer: &Offer, now: UnixTime) -> Option<String> {
     }
 }
 
-fn freshness_name(freshness: Freshness) -> String {
+/// SPIRE's own fetcher keeps no sequence number, so where it sets the bundle equal authorities are all that there will be.
+fn freshness_of(mode: Mode, held: Option<&Bundle>, fetched: &Bundle) -> String {
+    let is_same = mode == Mode::Assisted && held.is_some_and(|held| held.same_authorities(fetched));
+    let freshness = if is_same { Freshness::Same } else { freshness::compare(held, fetched) };
     match freshness {
         Freshness::Advance => "advance",
         Freshness::Conflict { .. } => "conflict",
@@ -317,6 +320,16 @@ mod tests {
 
     use super::*;
     use crate::link::OfferTable;
+
+    #[test]
+    fn a_number_that_spire_does_not_keep_makes_no_difference_where_it_fetches_itself() {
+        let domain = TrustDomain::new("b.test").unwrap();
+        let bundle = |number| Bundle::new(domain.clone(), vec![], vec![], number, None);
+        let (held, fetched) = (bundle(None), bundle(Some(7)));
+        assert_eq!(freshness_of(Mode::Assisted, Some(&held), &fetched), "same");
+        assert_eq!(freshness_of(Mode::Managed, Some(&held), &fetched), "advance");
+        assert_eq!(freshness_of(Mode::Assisted, None, &fetched), "advance");
+    }
 
     #[test]
     fn an_offer_without_an_answer_is_trouble_after_a_while_however_often_is_fetched() {
