@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use entente_proto::spire::hostservice::common::metrics::v1::{IncrCounterRequest, Label};
 use tracing::{debug, warn};
 
+use crate::rate_limit::Reopened;
 use crate::state::Shared;
 
 /// How often numbers are handed on. Signatures come by the hundred, so they are added up first.
@@ -83,8 +84,8 @@ impl Counters {
 }
 
 fn tell_held_back(shared: &Shared) {
-    for (kind, held_back) in shared.endpoint_lines.reopened(Instant::now()) {
-        warn!(kind = kind.word(), held_back, "warnings about the bundle endpoint were held back");
+    for Reopened { endpoint, kind, held_back } in shared.endpoint_lines.reopened(Instant::now()) {
+        warn!(endpoint, kind = kind.word(), held_back, "warnings about the bundle endpoint were held back");
     }
 }
 

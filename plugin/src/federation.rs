@@ -216,7 +216,9 @@ impl Federation {
     }
 
     fn log(&self, kind: LineKind, subject: &str, offer: &Offer, verdict: &Verdict, reason: &str) {
-        let lines = &self.shared.endpoint_lines;
+        let (lines, endpoint) = (&self.shared.endpoint_lines, &offer.origin.endpoint);
+        // What one endpoint was told of is news where another says it.
+        let subject = &format!("{subject} from {endpoint}");
         let trust_domain: String = offer.message.trust_domain.chars().take(255).collect();
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(verdict, Verdict::Set | Verdict::Unchanged) {
@@ -224,27 +226,27 @@ impl Federation {
         }
         match verdict {
             Verdict::Set | Verdict::Unchanged => {
-                if lines.may_detail(kind) {
-                    debug!(trust_domain, outcome = verdict.word(), "offered bundle handled");
+                if lines.may_detail(endpoint, kind) {
+                    debug!(endpoint, trust_domain, outcome = verdict.word(), "offered bundle handled");
                 }
             }
             // What is held back now counts as not told, and so is told later.
-            _ if repeats.is_repeat(subject, reason) || !lines.may_warn(kind) => {
-                if lines.may_detail(kind) {
-                    debug!(trust_domain, reason, "offered bundle not set again");
+            _ if repeats.is_repeat(subject, reason) || !lines.may_warn(endpoint, kind) => {
+                if lines.may_detail(endpoint, kind) {
+                    debug!(endpoint, trust_domain, reason, "offered bundle not set again");
                 }
             }
             Verdict::Refused(refusal) => {
                 repeats.is_new(subject, reason);
                 if matches!(refusal, Refusal::Conflict { .. }) {
-                    error!(trust_domain, reason, "offered bundle refused");
+                    error!(endpoint, trust_domain, reason, "offered bundle refused");
                 } else {
-                    warn!(trust_domain, reason, "offered bundle refused");
+                    warn!(endpoint, trust_domain, reason, "offered bundle refused");
                 }
             }
             Verdict::Failed(_) => {
                 repeats.is_new(subject, reason);
-                warn!(trust_domain, reason, "offered bundle could not be set");
+                warn!(endpoint, trust_domain, reason, "offered bundle could not be set");
             }
         }
     }
@@ -273,7 +275,7 @@ impl Worker<'_> {
         let Some(relationship) = self.shared.relationship(self.trust_domain) else {
             return Verdict::Refused(Refusal::Undeclared { trust_domain: self.trust_domain.clone() });
         };
-        let api = self.shared.connections.api(&config.server_socket);
+        let api = self.shared.connections.api(&config.server_socket, &config.trust_domain);
         match relationship.mode {
             Mode::Assisted => Verdict::of(self.assist(&api, &offered).await),
             Mode::Managed => Verdict::of(self.manage(&api, &offered).await),

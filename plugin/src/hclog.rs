@@ -206,4 +206,4 @@ fn render(level: &Level, message: &str, fields: &Map<String, Value>, now: System
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

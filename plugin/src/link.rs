@@ -1,7 +1,7 @@
 //! Keeps the links to the bundle endpoint up. The plugin dials because SPIRE Server opens no port for us.
 //!
 //! A Unix socket is one link. A name over mutual TLS is one link to each address behind it (`replicas`). Each has its own
-//! `keeper`, backoff, session and budgets, so that an endpoint that is slow, behind or lying holds back no other.
+//! `keeper`, backoff, session and budget of log lines, so that an endpoint that is slow, behind or lying holds back no other.
 
 mod connection;
 mod error;

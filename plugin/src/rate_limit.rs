@@ -1,7 +1,8 @@
 //! A token bucket for what the bundle endpoint can have us do: it is not trusted, so nothing of it goes without a bound.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// So many in the long run, and more at once after a pause.
@@ -25,15 +26,25 @@ impl RateLimit {
 
     /// Takes one if there is one left.
     pub(crate) fn allows(&self, now: Instant) -> bool {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = now.checked_duration_since(bucket.filled_at).unwrap_or(Duration::ZERO);
-        bucket.tokens = (bucket.tokens + passed.as_secs_f64() * self.per_second).min(self.burst);
-        bucket.filled_at = bucket.filled_at.max(now);
+        let mut bucket = self.filled(now);
         if bucket.tokens < 1.0 {
             return false;
         }
         bucket.tokens -= 1.0;
         true
+    }
+
+    /// True where nothing of it is in use.
+    fn is_full(&self, now: Instant) -> bool {
+        self.filled(now).tokens >= self.burst
+    }
+
+    fn filled(&self, now: Instant) -> MutexGuard<'_, Bucket> {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now.checked_duration_since(bucket.filled_at).unwrap_or(Duration::ZERO);
+        bucket.tokens = (bucket.tokens + passed.as_secs_f64() * self.per_second).min(self.burst);
+        bucket.filled_at = bucket.filled_at.max(now);
+        bucket
     }
 }
 
@@ -67,9 +78,22 @@ impl LineKind {
     }
 }
 
-/// Log lines that the endpoint can provoke. What is held back is in the counters all the same.
+/// Most endpoints that have budgets of their own at a time; more than are ever linked.
+const MAX_ENDPOINTS: usize = 64;
+
+/// What all endpoints together may have, as a multiple of what one may.
+const TOTAL: f64 = 8.0;
+
+/// Log lines that endpoints can provoke: each has budgets of its own, and all together have a larger one. What is held back is in
+/// the counters all the same.
 #[derive(Debug)]
-pub(crate) struct EndpointLines([(LineKind, Budget); 5]);
+pub(crate) struct EndpointLines {
+    total: Budgets,
+    each: Mutex<BTreeMap<String, Budgets>>,
+}
+
+#[derive(Debug)]
+struct Budgets([(LineKind, Budget); 5]);
 
 #[derive(Debug)]
 struct Budget {
@@ -79,46 +103,99 @@ struct Budget {
     held_back: AtomicU64,
 }
 
+/// Warnings about one endpoint that may be written again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reopened {
+    pub(crate) endpoint: String,
+    pub(crate) kind: LineKind,
+    pub(crate) held_back: u64,
+}
+
 impl EndpointLines {
     pub(crate) fn new(now: Instant) -> Self {
+        Self { total: Budgets::new(TOTAL, now), each: Mutex::default() }
+    }
+
+    /// True where a line at debug level may be written.
+    pub(crate) fn may_detail(&self, endpoint: &str, kind: LineKind) -> bool {
+        let now = Instant::now();
+        let allows = |budgets: &Budgets| budgets.of(kind).is_some_and(|budget| budget.details.allows(now));
+        self.with(endpoint, now, allows) && allows(&self.total)
+    }
+
+    /// True where a line at warn or error level may be written; else it counts as held back.
+    pub(crate) fn may_warn(&self, endpoint: &str, kind: LineKind) -> bool {
+        self.may_warn_at(endpoint, kind, Instant::now())
+    }
+
+    fn may_warn_at(&self, endpoint: &str, kind: LineKind, now: Instant) -> bool {
+        self.with(endpoint, now, |budgets| {
+            budgets.of(kind).is_some_and(|budget| {
+                let may = budget.warnings.allows(now) && self.total_allows(kind, now);
+                if !may {
+                    budget.held_back.fetch_add(1, Ordering::Relaxed);
+                }
+                may
+            })
+        })
+    }
+
+    /// Who may be warned of again, and of what, with the number of those that were held back; to say so takes one of the new ones.
+    pub(crate) fn reopened(&self, now: Instant) -> Vec<Reopened> {
+        let mut told = Vec::new();
+        for (endpoint, budgets) in &*self.each.lock().unwrap_or_else(PoisonError::into_inner) {
+            for (kind, budget) in &budgets.0 {
+                let is_open = budget.held_back.load(Ordering::Relaxed) > 0
+                    && budget.warnings.allows(now)
+                    && self.total_allows(*kind, now);
+                if is_open {
+                    let held_back = budget.held_back.swap(0, Ordering::Relaxed);
+                    told.push(Reopened { endpoint: endpoint.clone(), kind: *kind, held_back });
+                }
+            }
+        }
+        told
+    }
+
+    fn total_allows(&self, kind: LineKind, now: Instant) -> bool {
+        self.total.of(kind).is_some_and(|budget| budget.warnings.allows(now))
+    }
+
+    /// Budgets outlive a link, so that one that comes and goes gets no fresh ones.
+    fn with<T>(&self, endpoint: &str, now: Instant, ask: impl FnOnce(&Budgets) -> T) -> T {
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if each.len() >= MAX_ENDPOINTS && !each.contains_key(endpoint) {
+            // Fresh ones would be the same as these; and where none is, the total still bounds.
+            each.retain(|_, budgets| !budgets.is_untouched(now));
+            if each.len() >= MAX_ENDPOINTS {
+                each.clear();
+            }
+        }
+        ask(each.entry(endpoint.to_owned()).or_insert_with(|| Budgets::new(1.0, now)))
+    }
+}
+
+impl Budgets {
+    fn new(share: f64, now: Instant) -> Self {
         let budget = || Budget {
-            details: RateLimit::new(1.0, 100.0, now),
-            warnings: RateLimit::new(0.1, 30.0, now),
+            details: RateLimit::new(share, 100.0 * share, now),
+            warnings: RateLimit::new(0.1 * share, 30.0 * share, now),
             held_back: AtomicU64::new(0),
         };
         Self(LineKind::ALL.map(|kind| (kind, budget())))
     }
 
-    /// True where a line at debug level may be written.
-    pub(crate) fn may_detail(&self, kind: LineKind) -> bool {
-        self.budget(kind).is_some_and(|budget| budget.details.allows(Instant::now()))
-    }
-
-    /// True where a line at warn or error level may be written; else it counts as held back.
-    pub(crate) fn may_warn(&self, kind: LineKind) -> bool {
-        self.may_warn_at(kind, Instant::now())
-    }
-
-    fn may_warn_at(&self, kind: LineKind, now: Instant) -> bool {
-        self.budget(kind).is_some_and(|budget| {
-            let may = budget.warnings.allows(now);
-            if !may {
-                budget.held_back.fetch_add(1, Ordering::Relaxed);
-            }
-            may
-        })
-    }
-
-    /// Kinds that may warn again, each with the number of those that were held back; to say so takes one of the new ones.
-    pub(crate) fn reopened(&self, now: Instant) -> Vec<(LineKind, u64)> {
-        let open =
-            |budget: &Budget| budget.held_back.load(Ordering::Relaxed) > 0 && budget.warnings.allows(now);
-        let told = self.0.iter().filter(|(_, budget)| open(budget));
-        told.map(|(kind, budget)| (*kind, budget.held_back.swap(0, Ordering::Relaxed))).collect()
-    }
-
-    fn budget(&self, wanted: LineKind) -> Option<&Budget> {
+    fn of(&self, wanted: LineKind) -> Option<&Budget> {
         self.0.iter().find(|(kind, _)| *kind == wanted).map(|(_, budget)| budget)
+    }
+
+    fn is_untouched(&self, now: Instant) -> bool {
+        let is_untouched = |budget: &Budget| {
+            budget.held_back.load(Ordering::Relaxed) == 0
+                && budget.warnings.is_full(now)
+                && budget.details.is_full(now)
+        };
+        self.0.iter().all(|(_, budget)| is_untouched(budget))
     }
 }
 
@@ -138,19 +215,34 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_kind_hides_no_other_and_its_number_is_told() {
+    fn a_flood_of_one_kind_or_endpoint_hides_no_other_and_its_number_is_told() {
         let start = Instant::now();
         let lines = EndpointLines::new(start);
-        let flood = (0..500).filter(|_| lines.may_warn_at(LineKind::StrangerOffer, start)).count();
+        let told = |endpoint: &str, held_back| {
+            vec![Reopened { endpoint: endpoint.into(), kind: LineKind::StrangerOffer, held_back }]
+        };
+        let may = |endpoint: &str, kind, at| lines.may_warn_at(endpoint, kind, at);
+        let flood = (0..500).filter(|_| may("liar", LineKind::StrangerOffer, start)).count();
         assert_eq!(flood, 30);
         for kind in LineKind::ALL {
-            assert_eq!(lines.may_warn_at(kind, start), kind != LineKind::StrangerOffer, "{kind:?}");
+            assert_eq!(may("liar", kind, start), kind != LineKind::StrangerOffer, "{kind:?}");
+            assert!(may("other", kind, start), "{kind:?} of another endpoint");
         }
         assert_eq!(lines.reopened(start), [], "not while the budget is spent");
         let later = start + Duration::from_secs(11);
-        assert_eq!(lines.reopened(later), [(LineKind::StrangerOffer, 471)]);
-        assert!(!lines.may_warn_at(LineKind::StrangerOffer, later), "telling took the place of one");
-        assert_eq!(lines.reopened(later + Duration::from_secs(11)), [(LineKind::StrangerOffer, 1)]);
+        assert_eq!(lines.reopened(later), told("liar", 471));
+        assert!(!may("liar", LineKind::StrangerOffer, later), "telling took the place of one");
+        assert_eq!(lines.reopened(later + Duration::from_secs(11)), told("liar", 1));
         assert_eq!(lines.reopened(later + Duration::from_secs(99)), []);
+    }
+
+    #[test]
+    fn ever_new_endpoints_get_no_more_than_all_together_may_have() {
+        let start = Instant::now();
+        let lines = EndpointLines::new(start);
+        let names = (0..1000).map(|number| format!("10.0.0.{number}"));
+        let written = names.filter(|name| lines.may_warn_at(name, LineKind::Link, start)).count();
+        assert_eq!(written, 240);
+        assert!(lines.each.lock().unwrap().len() <= MAX_ENDPOINTS);
     }
 }

@@ -1,22 +1,47 @@
 use std::sync::Mutex;
 
+use tracing::Dispatch;
+use tracing::subscriber::DefaultGuard;
+
 use super::*;
 
-fn lines_of(work: impl FnOnce()) -> Vec<Map<String, Value>> {
-    let written = Arc::new(Mutex::new(Vec::new()));
-    let sink = written.clone();
-    let writer = Arc::new(move |line: &[u8]| sink.lock().unwrap().push(line.to_vec()));
-    let subscriber = tracing_subscriber::registry().with(HclogLayer::new(writer));
-    tracing::subscriber::with_default(subscriber, work);
-    let lines = std::mem::take(&mut *written.lock().unwrap());
-    lines
-        .into_iter()
-        .map(|line| {
-            assert!(line.len() < 65_536 && line.ends_with(b"\n"), "one line under 64 KiB");
-            assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1, "no newline inside");
-            serde_json::from_slice(&line).unwrap()
-        })
-        .collect()
+type Line = Map<String, Value>;
+
+/// The lines of this thread, from now to when it is dropped.
+pub(crate) struct Captured {
+    lines: Arc<Mutex<Vec<Line>>>,
+    _guard: DefaultGuard,
+    /// Where there is one subscriber only, what other threads log first is taken for what nobody wants.
+    _other: Dispatch,
+}
+
+impl Captured {
+    pub(crate) fn start() -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = lines.clone();
+        let writer = Arc::new(move |line: &[u8]| sink.lock().unwrap().push(checked(line)));
+        let other = Dispatch::new(tracing_subscriber::registry());
+        let subscriber = tracing_subscriber::registry().with(HclogLayer::new(writer));
+        Self { lines, _guard: tracing::subscriber::set_default(subscriber), _other: other }
+    }
+
+    /// Those at warn level with this sentence, so far.
+    pub(crate) fn warnings(&self, message: &str) -> Vec<Line> {
+        let is_one = |line: &&Line| line["@level"] == "warn" && line["@message"] == message;
+        self.lines.lock().unwrap().iter().filter(is_one).cloned().collect()
+    }
+}
+
+fn checked(line: &[u8]) -> Line {
+    assert!(line.len() < 65_536 && line.ends_with(b"\n"), "one line under 64 KiB");
+    assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1, "no newline inside");
+    serde_json::from_slice(line).unwrap()
+}
+
+fn lines_of(work: impl FnOnce()) -> Vec<Line> {
+    let captured = Captured::start();
+    work();
+    std::mem::take(&mut *captured.lines.lock().unwrap())
 }
 
 #[test]

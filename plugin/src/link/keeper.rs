@@ -177,7 +177,7 @@ impl<'a> Story<'a> {
         let (endpoint, reason) = (&self.keeper.target, chain(end));
         // What is held back now counts as not told, and so is told later.
         if self.repeats.is_repeat("link", &reason)
-            || !self.keeper.shared.endpoint_lines.may_warn(LineKind::Link)
+            || !self.keeper.shared.endpoint_lines.may_warn(&self.keeper.origin.endpoint, LineKind::Link)
         {
             return;
         }

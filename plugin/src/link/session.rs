@@ -52,6 +52,7 @@ const MAX_MESSAGE: usize = 4 << 20;
 /// The far end of a link, whichever connection leads to it: what it says is judged apart from what the others say.
 #[derive(Debug)]
 pub(crate) struct Origin {
+    /// For the log.
     pub(crate) endpoint: String,
 }
 
@@ -238,8 +239,9 @@ impl Reader<'_> {
 
     /// A newer endpoint may say what we do not know; that is no reason to hang up.
     fn refuse(&self, reason: &'static str) {
-        if self.shared.endpoint_lines.may_detail(LineKind::Message) {
-            debug!(reason, "message of the endpoint makes no sense here");
+        let endpoint = &self.origin.endpoint;
+        if self.shared.endpoint_lines.may_detail(endpoint, LineKind::Message) {
+            debug!(endpoint, reason, "message of the endpoint makes no sense here");
         }
         self.shared.counters.add(Counter::LinkMessagesRefused { reason });
     }
@@ -270,14 +272,16 @@ impl Reader<'_> {
         } else {
             Err(Refusal::SwitchedOff)
         };
-        let lines = &self.shared.endpoint_lines;
+        let (lines, endpoint) = (&self.shared.endpoint_lines, &self.origin.endpoint);
         signed.inspect_err(|refusal| match refusal {
             // Only somebody who is up to no good, or a defect, asks for these.
-            Refusal::Content | Refusal::Scheme { .. } if lines.may_warn(LineKind::Signature) => {
-                warn!(%refusal, "signature refused");
+            Refusal::Content | Refusal::Scheme { .. } if lines.may_warn(endpoint, LineKind::Signature) => {
+                warn!(endpoint, %refusal, "signature refused");
             }
             Refusal::Content | Refusal::Scheme { .. } => {}
-            _ if lines.may_detail(LineKind::Signature) => debug!(%refusal, "signature refused"),
+            _ if lines.may_detail(endpoint, LineKind::Signature) => {
+                debug!(endpoint, %refusal, "signature refused")
+            }
             _ => {}
         })
     }

@@ -11,6 +11,7 @@ use entente_proto::link::v1::offer_outcome::Outcome;
 use entente_proto::link::v1::sign_response::Result as SignResult;
 use entente_proto::spire::hostservice::server::identityprovider::v1::X509Identity;
 use futures_util::future::BoxFuture;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use self::endpoint::Manner;
@@ -19,6 +20,7 @@ use self::waiting::{OWN, eventually, own_bundle, until};
 use super::*;
 use crate::config::Config;
 use crate::handshake::Role;
+use crate::hclog::tests::Captured;
 use crate::identity::Identity;
 use crate::own_bundle::Source;
 
@@ -223,4 +225,35 @@ async fn signatures_are_bounded_over_all_replicas_together() {
         let SignResult::Refusal(reason) = answer else { panic!("{answer:?}") };
         assert!(reason.contains("signatures per second"), "{reason}");
     }
+}
+
+#[tokio::test]
+async fn a_replica_that_lies_is_named_and_its_noise_hides_no_other() {
+    let captured = Captured::start();
+    let rig = Rig::start();
+    let liar = MutualEndpoint::start(&rig.authority).await;
+    let good = MutualEndpoint::start(&rig.authority).await;
+    rig.names.say(&[&liar, &good]);
+    liar.fake.wait_own_bundle(1).await;
+    good.fake.wait_own_bundle(1).await;
+    for number in 0..200 {
+        liar.fake.offer(&format!("stranger{number}.test"), None).await;
+        liar.fake.sign(&rig.leaf, P256, b"anything else").await;
+    }
+    for fake in [&liar.fake, &good.fake] {
+        for name in ["stranger.test", "b.test"] {
+            let offer_id = fake.offer(name, None).await;
+            fake.wait_outcome(offer_id).await;
+        }
+    }
+    good.fake.sign(&rig.leaf, P256, b"anything else").await;
+    let told = |message: &str, endpoint: &MutualEndpoint| {
+        let is_its =
+            |line: &&Map<String, Value>| line.get("endpoint") == Some(&endpoint.address.to_string().into());
+        captured.warnings(message).iter().filter(is_its).count()
+    };
+    assert_eq!(captured.warnings("offered bundle refused").len(), 30 + 1 + 2, "each line names its replica");
+    assert_eq!(told("offered bundle refused", &liar), 30 + 1, "strangers to the bound, and the declared one");
+    assert_eq!(told("offered bundle refused", &good), 2, "also what was told of another replica");
+    assert_eq!((told("signature refused", &liar), told("signature refused", &good)), (30, 1));
 }
