@@ -7,6 +7,7 @@
 mod addons;
 mod cgroups;
 mod command;
+mod diagnosis;
 mod files;
 mod images;
 mod machine;
@@ -113,13 +114,14 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
         told = go(options, &parts, &mut state, &mut timeline) => told,
         interrupted = signals.received() => Err(interrupted),
     };
-    if let (Ok(clusters), true) = (&told, options.up) {
+    // Also after a failure: then there is something to look at.
+    if let (Ok((clusters, _)), true) = (&told, options.up) {
         print(&guide(clusters, &state.folder(), &parts.kubernetes)?);
         signals.received().await;
         print("\nstopping");
     }
     // What runs ends here, in whatever state it was.
-    let (held, ended) = (told.map(drop), state.end().await);
+    let (held, ended) = (told.and_then(|(_, walked)| walked), state.end().await);
     if let Err(error) = &held {
         timeline.summary(false, &reason_of(error));
     }
@@ -141,7 +143,7 @@ async fn go(
     parts: &Parts,
     state: &mut State,
     timeline: &mut Timeline,
-) -> anyhow::Result<Clusters> {
+) -> anyhow::Result<(Clusters, anyhow::Result<()>)> {
     let folder = state.folder();
     timeline.say(&format!(
         "two clusters of Kubernetes {}; everything lies in {}",
@@ -175,7 +177,7 @@ async fn go(
         timeline.say(&format!("memory of {}: {}", cluster.place.cluster, cluster.memory()));
     }
     timeline.say(&timeline.times());
-    walked.map(|()| clusters)
+    Ok((clusters, walked))
 }
 
 /// The transcript is written however far the walk came.

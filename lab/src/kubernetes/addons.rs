@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::diagnosis;
 use super::node::Cluster;
 use crate::checks::{ensure, eventually};
 
 const COREDNS: &str = include_str!("../../kubernetes/coredns.yaml");
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Below the kubelet's folder, so that it is the node's own.
 const VOLUME: &str = "lab-volumes/spire-server";
@@ -35,13 +36,20 @@ pub(super) async fn apply(cluster: &Cluster, manifest: &str) -> anyhow::Result<(
 
 /// Waits until a deployment or daemon set is as it should be.
 pub(super) async fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> anyhow::Result<()> {
-    eventually(&format!("{what} of {} is there", cluster.place.cluster), PATIENCE, async || {
+    let goal = format!("{what} of {} is there", cluster.place.cluster);
+    let rolled_out = eventually(&goal, PATIENCE, async || {
         cluster.check_alive()?;
         let status = cluster.kubectl(["-n", namespace, "rollout", "status", "--timeout=2s", what]);
         let answer = status.answer().await?;
         ensure(answer.ok, || answer.complaint())
-    })
-    .await
+    });
+    match rolled_out.await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let diagnosis = diagnosis::of(cluster, namespace).await;
+            Err(if diagnosis.is_empty() { error } else { error.context(diagnosis) })
+        }
+    }
 }
 
 /// The lab has no provisioner: one volume for whoever asks, kept by nobody. Its class is the default one's name, none.

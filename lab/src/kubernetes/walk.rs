@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::command::{Answer, Run};
+use super::diagnosis;
 use super::node::Cluster;
 use super::transcript::Transcript;
 use super::{Clusters, Form};
@@ -140,9 +141,21 @@ impl<'a> Walk<'a> {
         if let Ok(answer) = &answer {
             self.print(at, line, &answer.text());
         }
-        right?;
+        if let Err(error) = right {
+            return Err(self.diagnosed(at.cluster, error).await);
+        }
         self.held_after(what, start);
         Ok(answer?.stdout)
+    }
+    /// Adds what is wrong with the cluster's pods, if anything is.
+    async fn diagnosed(&self, cluster: &Cluster, error: anyhow::Error) -> anyhow::Error {
+        for namespace in ["spire", "metallb-system", "default"] {
+            let diagnosis = diagnosis::of(cluster, namespace).await;
+            if !diagnosis.is_empty() {
+                return error.context(diagnosis);
+            }
+        }
+        error
     }
     /// Waits for a rollout; nobody needs to see it.
     async fn rolled_out(&mut self, cluster: &Cluster, namespace: &str, what: &str) -> anyhow::Result<()> {

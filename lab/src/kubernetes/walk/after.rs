@@ -81,6 +81,12 @@ async fn defederation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     match walk.form {
         Form::Assisted => {
             walk.run(one, "kubectl delete -f cluster-federated-trust-domain.yaml").await?;
+            let deleted = format!("{SERVER} bundle delete -id spiffe://cluster2.org");
+            // An entry that still federates keeps the bundle until the controller manager has been there.
+            walk.until(one, &deleted, "its bundle is given up", |answer| {
+                ensure(answer.ok, || answer.complaint())
+            })
+            .await?;
         }
         Form::Managed => {
             walk.run(one, "sed -i '/^federates_with/,/^}/d' managed/entente.hcl").await?;
