@@ -5,13 +5,14 @@
 
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::Pid;
 use tokio::net::UnixListener;
 
@@ -76,12 +77,19 @@ fn sweep(folder: &Path, age: Duration) {
             |metadata: &Metadata| is_own_socket(metadata) && (is_of_the_dead(name) || is_old(metadata, age));
         if entry.metadata().is_ok_and(|metadata| is_due(&metadata)) {
             let path = entry.path();
-            if UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-            {
+            if connect_at_once(&path).is_err_and(|error| error == Errno::CONNREFUSED) {
                 let _ = fs::remove_file(&path);
             }
         }
     }
+}
+
+/// A listener that is stopped, with its queue full, would hold up the start of SPIRE Server for ever.
+fn connect_at_once(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 fn is_own_socket(metadata: &Metadata) -> bool {
@@ -132,5 +140,20 @@ mod tests {
         {
             assert!(path(kept).exists(), "{kept}");
         }
+    }
+    #[test]
+    fn a_listener_whose_queue_is_full_holds_up_nobody_and_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("entente-stopped");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        // Nobody accepts, so it is full soon.
+        let _waiting: Vec<_> = std::iter::from_fn(|| connect_at_once(&path).ok()).collect();
+        assert_eq!(connect_at_once(&path).unwrap_err(), Errno::AGAIN);
+        let (done, swept) = std::sync::mpsc::channel();
+        let place = folder.path().to_owned();
+        std::thread::spawn(move || done.send(sweep(&place, Duration::ZERO)));
+        swept.recv_timeout(Duration::from_secs(10)).expect("the sweep waits for nobody");
+        assert!(path.exists());
     }
 }
