@@ -11,7 +11,7 @@ use entente_proto::spire::api::server::bundle::v1::batch_delete_federated_bundle
 use entente_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use entente_proto::spire::api::server::bundle::v1::{
     BatchCreateFederatedBundleRequest, BatchDeleteFederatedBundleRequest, BatchSetFederatedBundleRequest,
-    GetFederatedBundleRequest, ListFederatedBundlesRequest,
+    GetBundleRequest, GetFederatedBundleRequest, ListFederatedBundlesRequest,
 };
 use entente_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use entente_proto::spire::api::server::entry::v1::{ListEntriesRequest, list_entries_request::Filter};
@@ -48,6 +48,8 @@ pub(crate) enum ApiError {
     Call { call: &'static str, code: Code, text: String },
     #[error("{call} answered with code {code} for {trust_domain}: {text}")]
     Item { call: &'static str, trust_domain: TrustDomain, code: i32, text: String },
+    #[error("it is the server of trust domain {served:?}, not of {own}")]
+    Foreign { own: TrustDomain, served: String },
     #[error("{call} answered with {found} results for one item")]
     ItemCount { call: &'static str, found: usize },
     #[error("{call} lists without an end")]
@@ -71,17 +73,19 @@ impl ApiError {
 pub(crate) struct Connections(Mutex<Option<(PathBuf, Channel)>>);
 
 impl Connections {
-    /// The API behind `socket`. SPIRE may remove and recreate it at any start; the channel dials again by itself.
-    pub(crate) fn api(&self, socket: &Path) -> ServerApi {
+    /// The API behind `socket` of the server of `own`. SPIRE may remove and recreate the socket at any start; the channel dials
+    /// again by itself.
+    pub(crate) fn api(&self, socket: &Path, own: &TrustDomain) -> ServerApi {
+        let own = own.clone();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((path, channel)) = &*known
             && path == socket
         {
-            return ServerApi { channel: channel.clone() };
+            return ServerApi { channel: channel.clone(), own };
         }
         let channel = lazy_channel(socket.into(), AllowedOwner::OwnOrRoot);
         *known = Some((socket.into(), channel.clone()));
-        ServerApi { channel }
+        ServerApi { channel, own }
     }
 }
 
@@ -89,6 +93,7 @@ impl Connections {
 #[derive(Clone, Debug)]
 pub(crate) struct ServerApi {
     channel: Channel,
+    own: TrustDomain,
 }
 
 impl ServerApi {
@@ -98,6 +103,21 @@ impl ServerApi {
 
     fn trust_domains(&self) -> TrustDomainClient<Channel> {
         TrustDomainClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Fails where another trust domain's server answers: what we write or remove there is somebody else's. Asked before each
+    /// look and each write, because the socket may be another server's since the last one.
+    pub(crate) async fn require_own(&self) -> Result<(), ApiError> {
+        // Of the bundle nothing but the name, which every mask leaves.
+        let request = GetBundleRequest { output_mask: Some(BundleMask::default()) };
+        let bundle = answer("GetBundle", DEADLINE, self.bundles().get_bundle(request)).await?;
+        let is_own =
+            TrustDomain::from_name_or_id(&bundle.trust_domain).is_ok_and(|served| served == self.own);
+        if is_own {
+            return Ok(());
+        }
+        let served = bundle.trust_domain.chars().take(255).collect();
+        Err(ApiError::Foreign { own: self.own.clone(), served })
     }
 
     /// Every federated bundle that SPIRE holds.
@@ -138,6 +158,7 @@ impl ServerApi {
         trust_domain: &TrustDomain,
         bundle: Bundle,
     ) -> Result<(), ApiError> {
+        self.require_own().await?;
         const CALL: &str = "BatchCreateFederatedBundle";
         let output_mask = Some(BundleMask::default());
         let request = BatchCreateFederatedBundleRequest { bundle: vec![bundle], output_mask };
@@ -151,6 +172,7 @@ impl ServerApi {
         trust_domain: &TrustDomain,
         bundle: Bundle,
     ) -> Result<(), ApiError> {
+        self.require_own().await?;
         const CALL: &str = "BatchSetFederatedBundle";
         let output_mask = Some(BundleMask::default());
         let request = BatchSetFederatedBundleRequest { bundle: vec![bundle], output_mask };
@@ -160,6 +182,7 @@ impl ServerApi {
 
     /// Fails with `FailedPrecondition` while registration entries federate with it.
     pub(crate) async fn delete_federated_bundle(&self, trust_domain: &TrustDomain) -> Result<(), ApiError> {
+        self.require_own().await?;
         const CALL: &str = "BatchDeleteFederatedBundle";
         let request = BatchDeleteFederatedBundleRequest {
             trust_domains: vec![trust_domain.to_string()],
@@ -217,6 +240,7 @@ impl ServerApi {
 
     /// Has SPIRE fetch by its own relationship, and returns when it has stored the result.
     pub(crate) async fn refresh_bundle(&self, trust_domain: &TrustDomain) -> Result<(), ApiError> {
+        self.require_own().await?;
         let request = RefreshBundleRequest { trust_domain: trust_domain.to_string() };
         answer("RefreshBundle", REFRESH_DEADLINE, self.trust_domains().refresh_bundle(request)).await
     }

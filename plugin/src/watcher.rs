@@ -86,7 +86,8 @@ fn tell_link(shared: &Shared, trouble: Option<String>) {
 
 async fn look(shared: &Shared, repeats: &mut Repeats) -> Result<(), ApiError> {
     let Some(config) = shared.config() else { return Ok(()) };
-    let api = shared.connections.api(&config.server_socket);
+    let api = shared.connections.api(&config.server_socket, &config.trust_domain);
+    api.require_own().await?;
     let generation = shared.held.generation();
     let bundles = api.federated_bundles().await?;
     let spire = list_relationships(shared, &api, repeats).await?;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod foreign_server;
 mod held;
 mod offers;
 mod relationships;

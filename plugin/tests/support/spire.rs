@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 
+use super::OWN;
+
 /// A running server; its store outlives it.
 pub struct FakeSpire {
     pub store: Store,
@@ -59,6 +61,8 @@ pub struct State {
     pub page_tokens: Vec<String>,
     /// Answers that the real server writes to its log at error level.
     pub errors_logged: usize,
+    /// It is the server of another trust domain than the plugin's.
+    pub serves: Option<String>,
     /// The API takes calls and answers none of them.
     pub silent: bool,
 }
@@ -151,9 +155,6 @@ impl BundleService for Store {
         request: Request<ListFederatedBundlesRequest>,
     ) -> Result<Response<ListFederatedBundlesResponse>, Status> {
         let request = request.into_inner();
-        while self.open().silent {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
         let mut state = self.open();
         state.page_tokens.push(request.page_token.clone());
         let after = state
@@ -227,7 +228,12 @@ impl BundleService for Store {
     }
 
     async fn get_bundle(&self, _: Request<GetBundleRequest>) -> Result<Response<Bundle>, Status> {
-        unimplemented()
+        while self.open().silent {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let other = self.open().serves.clone();
+        let trust_domain = other.unwrap_or_else(|| OWN.to_owned());
+        Ok(Response::new(Bundle { trust_domain, ..Default::default() }))
     }
 
     async fn append_bundle(&self, _: Request<AppendBundleRequest>) -> Result<Response<Bundle>, Status> {
