@@ -44,7 +44,7 @@ pub(super) enum LinkError {
     #[error(
         "the endpoint has another SPIFFE ID, expected {expected}; check endpoint_spiffe_id in the plugin's configuration, and the registration entry of the endpoint"
     )]
-    WrongId { expected: SpiffeId, source: SvidError },
+    WrongId { expected: SpiffeId, source: Box<SvidError> },
 }
 
 impl LinkError {
@@ -52,7 +52,7 @@ impl LinkError {
     pub(super) fn untrusted(error: SvidError, expected: &SpiffeId) -> Self {
         match error {
             SvidError::NotAuthorized { .. } | SvidError::NoBundle { .. } => {
-                Self::WrongId { expected: expected.clone(), source: error }
+                Self::WrongId { expected: expected.clone(), source: Box::new(error) }
             }
             _ => Self::Untrusted(error),
         }
@@ -73,7 +73,8 @@ impl LinkError {
             Self::Stalled => "stalled",
             Self::Stream { .. } => "stream",
             Self::TimedOut { .. } => "timeout",
-            Self::Untrusted(error) | Self::WrongId { source: error, .. } => error.reason(),
+            Self::Untrusted(error) => error.reason(),
+            Self::WrongId { source, .. } => source.reason(),
         }
     }
 
