@@ -152,7 +152,10 @@ mod tests {
         assert_eq!(connect_at_once(&path).unwrap_err(), Errno::AGAIN);
         let (done, swept) = std::sync::mpsc::channel();
         let place = folder.path().to_owned();
-        std::thread::spawn(move || done.send(sweep(&place, Duration::ZERO)));
+        std::thread::spawn(move || {
+            sweep(&place, Duration::ZERO);
+            done.send(())
+        });
         swept.recv_timeout(Duration::from_secs(10)).expect("the sweep waits for nobody");
         assert!(path.exists());
     }
