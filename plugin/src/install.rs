@@ -43,6 +43,8 @@ pub fn install(folder: &Path) -> Result<Installed, InstallError> {
     if !folder.is_dir() {
         return Err(InstallError::NoFolder(folder.into()));
     }
+    // SPIRE Server starts it from another folder than ours.
+    let folder = std::path::absolute(folder).map_err(InstallError::Read)?;
     let mut program = Vec::new();
     let own = std::env::current_exe().map_err(InstallError::Read)?;
     File::open(own).and_then(|mut file| file.read_to_end(&mut program)).map_err(InstallError::Read)?;

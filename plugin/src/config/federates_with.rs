@@ -142,10 +142,16 @@ pub(crate) fn check_url(text: &str) -> Result<(), &'static str> {
     if text.contains('#') {
         return Err("expected an URL without a fragment");
     }
-    if authority.ends_with(':') || (uri.port().is_some() && matches!(uri.port_u16(), None | Some(0))) {
+    // Read from the text: the parser passes over a port that is no number of 16 bits.
+    let port = authority.strip_prefix(host).unwrap_or_default();
+    if !(port.is_empty() || port.strip_prefix(':').is_some_and(is_port)) {
         return Err("expected a port from 1 to 65535");
     }
     Ok(())
+}
+
+fn is_port(digits: &str) -> bool {
+    digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// What could ever be dialled. RFC 1123 2.1: labels of 1 to 63 letters, digits and inner hyphens (underscores are about, so they pass);

@@ -234,6 +234,13 @@ fn a_host_that_can_never_be_dialled_is_refused() {
     for host in good {
         assert_eq!(check_url(&format!("https://{host}:8443/")), Ok(()), "{host}");
     }
+    for port in ["99999", "+1", "-1", "0", "", "65536"] {
+        let url = format!("https://a:{port}/");
+        assert!(check_url(&url).is_err(), "{url}");
+    }
+    for url in ["https://[::1]:8443/", "https://a:65535/", "https://a/"] {
+        assert_eq!(check_url(url), Ok(()), "{url}");
+    }
     let named = one_mistake("https://10.10.0.141:8443", "https://127.1/");
     assert!(
         named.contains("bundle_endpoint_url: expected a host that is a DNS name or an IP address"),
