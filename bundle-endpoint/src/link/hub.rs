@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use entente_bundle::{Bundle, TrustDomain};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::signing::SignPlaces;
 use super::spire::{PendingRemovals, ServerApi, SpireState};
@@ -204,6 +205,13 @@ impl Hub {
         self.own_bundle.send_if_modified(|current| {
             let news = current.as_ref() != Some(best);
             if news {
+                // Peers that compare numbers will refuse it, and keep what they have.
+                if let Some(before) = current.as_ref().and_then(|current| current.sequence_number())
+                    && best.sequence_number().is_none_or(|now| now < before)
+                {
+                    let sequence_number = best.sequence_number();
+                    warn!(sequence_number, sequence_number_before = before, "own bundle goes back");
+                }
                 *current = Some(Arc::clone(best));
             }
             news
