@@ -1,5 +1,8 @@
 //! Tells the kubelet of a CSI driver, as `csi-node-driver-registrar` does.
 
+mod wire;
+
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,17 +11,16 @@ use anyhow::{Context, bail};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use prost::Message;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
-use tonic::{Request, Response, Status};
 
 use crate::csi::GetPluginInfoRequest;
 use crate::csi::identity_client::IdentityClient;
 use crate::flags::{FlagError, Flags};
-use crate::registration::registration_server::{Registration, RegistrationServer};
-use crate::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+use crate::registration::{PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use crate::socket;
 
 /// The upstream program's flags that are understood.
@@ -72,12 +74,9 @@ impl Registrar {
         let listener = socket::bind(&path)?;
         let (refusals, mut refused) = mpsc::channel(1);
         let answers = Answers { name: name.clone(), endpoint: self.kubelet_path, refusals };
-        let server = tonic::transport::Server::builder()
-            .add_service(RegistrationServer::new(answers))
-            .serve_with_incoming(UnixListenerStream::new(listener));
         println!("serving the registration of {name} on {}", path.display());
         let outcome = tokio::select! {
-            served = server => served.context("registration socket"),
+            served = accept(&listener, &answers) => served.context("registration socket"),
             served = health(self.health, &path) => served,
             Some(reason) = refused.recv() => Err(anyhow::anyhow!("the kubelet refused {name}: {reason}")),
             () = stop => Ok(()),
@@ -134,34 +133,53 @@ async fn health(address: Option<SocketAddr>, socket: &Path) -> anyhow::Result<()
     axum::serve(listener, Router::new().route("/healthz", get(healthz))).await.context("health port")
 }
 
-#[derive(Debug)]
+/// Every connection has its own end: one that makes no sense is told of and given up.
+async fn accept(listener: &UnixListener, answers: &Answers) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (connection, _) = accepted?;
+                let answers = answers.clone();
+                connections.spawn(wire::serve(connection, move |message| answers.to(message)));
+            }
+            Some(ended) = connections.join_next() => {
+                if let Ok(Err(error)) = ended {
+                    println!("a connection was given up: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Answers {
     name: String,
     endpoint: String,
     refusals: mpsc::Sender<String>,
 }
 
-#[tonic::async_trait]
-impl Registration for Answers {
-    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
-        Ok(Response::new(PluginInfo {
-            r#type: "CSIPlugin".to_owned(),
-            name: self.name.clone(),
-            endpoint: self.endpoint.clone(),
-            supported_versions: vec!["1.0.0".to_owned()],
-        }))
-    }
-    async fn notify_registration_status(
-        &self,
-        request: Request<RegistrationStatus>,
-    ) -> Result<Response<RegistrationStatusResponse>, Status> {
-        let status = request.into_inner();
+impl Answers {
+    /// To `GetInfo`, whose message is empty, or to `NotifyRegistrationStatus`, whose message says either yes or why not.
+    fn to(&self, message: &[u8]) -> io::Result<Vec<u8>> {
+        if message.is_empty() {
+            return Ok(self.info().encode_to_vec());
+        }
+        let status = RegistrationStatus::decode(message).map_err(io::Error::other)?;
         if status.plugin_registered {
             println!("the kubelet took {}", self.name);
         } else {
             // One refusal ends the program; a second has nobody to tell.
             let _ = self.refusals.try_send(status.error);
         }
-        Ok(Response::new(RegistrationStatusResponse {}))
+        Ok(RegistrationStatusResponse {}.encode_to_vec())
+    }
+    fn info(&self) -> PluginInfo {
+        PluginInfo {
+            r#type: "CSIPlugin".to_owned(),
+            name: self.name.clone(),
+            endpoint: self.endpoint.clone(),
+            supported_versions: vec!["1.0.0".to_owned()],
+        }
     }
 }
