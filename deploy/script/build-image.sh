@@ -28,7 +28,8 @@ builder() {
 with_docker() {
     local name=$1 image=$registry/$1:$version revision created
     revision=$(git rev-parse HEAD)
-    [ -z "$(git status --porcelain --untracked-files=no)" ] || revision=$revision-modified
+    # Manifests are in no image, and building the plugin writes its checksum into them.
+    [ -z "$(git status --porcelain --untracked-files=no -- . ':(exclude)deploy')" ] || revision=$revision-modified
     created=$(git log -1 --format=%ct)
     docker build --file images/Dockerfile --target "$name" --tag "$image" \
         --build-arg "VERSION=$version" --build-arg "REVISION=$revision" --build-arg "SOURCE=${SOURCE-}" \

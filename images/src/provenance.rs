@@ -55,8 +55,9 @@ impl Provenance {
             Some(revision) => revision,
             None => {
                 let commit = git(workspace, &["rev-parse", "HEAD"])?;
-                let modified =
-                    !git(workspace, &["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+                // Manifests are in no image, and building the plugin writes its checksum into them.
+                let status = ["status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)deploy"];
+                let modified = !git(workspace, &status)?.is_empty();
                 if modified { format!("{commit}-modified") } else { commit }
             }
         };
@@ -110,6 +111,26 @@ mod tests {
         for origin in ["/srv/git/entente", "git@example.org:entente.git", "file:///srv/entente"] {
             assert_eq!(public_address(origin), None, "{origin}");
         }
+    }
+
+    #[test]
+    fn a_changed_source_shows_in_the_revision_and_a_checksum_in_the_manifests_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, content: &str| std::fs::write(folder.path().join(path), content).unwrap();
+        std::fs::create_dir(folder.path().join("deploy")).unwrap();
+        write("source", "one");
+        write("deploy/checksum", "one");
+        git(folder.path(), &["init", "--quiet"]).unwrap();
+        git(folder.path(), &["add", "."]).unwrap();
+        let author = ["-c", "user.name=a", "-c", "user.email=a@example.org"];
+        let commit = ["commit", "--quiet", "--no-verify", "-m", "one"];
+        git(folder.path(), &[author.as_slice(), &commit].concat()).unwrap();
+        let commit = git(folder.path(), &["rev-parse", "HEAD"]).unwrap();
+        let revision = || Provenance::of(folder.path(), None).unwrap().revision;
+        write("deploy/checksum", "changed");
+        assert_eq!(revision(), commit);
+        write("source", "changed");
+        assert_eq!(revision(), format!("{commit}-modified"));
     }
 
     #[test]
