@@ -59,6 +59,9 @@ pub struct Options {
     /// Folder with static builds of our programs. Without it they are built.
     #[arg(long, value_name = "DIR")]
     pub programs: Option<PathBuf>,
+    /// Manifests to walk with. Without it those of the checkout.
+    #[arg(long, value_name = "DIR")]
+    pub deploy: Option<PathBuf>,
     /// Folder of all runs on this machine.
     #[arg(long, value_name = "DIR", default_value = state::DEFAULT_FOLDER)]
     pub dir: PathBuf,
@@ -160,7 +163,8 @@ async fn go(
         let (programs, images) = (options.programs.as_deref(), folder.join("images"));
         let (ours, sha256) = ours::pack_ours(&workspace, programs, &images).await?;
         tars.extend(ours);
-        ours::copy_deploy(&workspace, &deploy, &parts.kubectl(), &sha256).await?;
+        let from = options.deploy.clone().unwrap_or_else(|| workspace.join("deploy"));
+        ours::copy_deploy(&from, &deploy, &parts.kubectl(), &sha256).await?;
     }
     timeline.story_begins();
     timeline.step(1, "two clusters of one node each");
@@ -176,7 +180,9 @@ async fn go(
     for cluster in [&clusters.one, &clusters.two] {
         timeline.say(&format!("memory of {}: {}", cluster.place.cluster, cluster.memory()));
     }
-    timeline.say(&timeline.times());
+    if walked.is_ok() {
+        timeline.summary(true, &format!("every step held: {}", timeline.times()));
+    }
     Ok((clusters, walked))
 }
 
@@ -192,9 +198,8 @@ async fn walk(
     if walked.is_ok() && !options.up {
         walked = walk.go_on().await;
     }
-    if let Some(path) = &options.transcript {
-        walk.transcript.save(path, "The walkthrough, as it ran")?;
-    }
+    let times = walk.timeline.times();
+    walk.save(options.transcript.as_deref(), &times)?;
     walked
 }
 

@@ -58,14 +58,9 @@ pub(super) fn workspace() -> anyhow::Result<PathBuf> {
         .to_owned())
 }
 
-/// Copies deploy/, writes the plugin's checksum into the copy and renders it again, as the build of its image does.
-pub(super) async fn copy_deploy(
-    workspace: &Path,
-    to: &Path,
-    kubectl: &Path,
-    sha256: &str,
-) -> anyhow::Result<()> {
-    copy_tree(&workspace.join("deploy"), to)?;
+/// Copies the manifests, writes the plugin's checksum into the copy and renders it again, as the build of its image does.
+pub(super) async fn copy_deploy(from: &Path, to: &Path, kubectl: &Path, sha256: &str) -> anyhow::Result<()> {
+    copy_tree(from, to)?;
     write(&to.join("base/spire/plugin-checksum.env"), format!("ENTENTE_PLUGIN_SHA256={sha256}\n"))?;
     let render = to.join("script/render.sh");
     let rendered = Run::new("bash").args([&render]).env("KUBECTL", kubectl).output().await?;

@@ -5,7 +5,7 @@ mod after;
 mod federation;
 mod single;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -23,13 +23,15 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(240);
 /// Lines of an answer on the terminal; the transcript has them all.
 const LINES: usize = 30;
 
+/// What both clusters share.
+pub(super) const SHARED: &str = "../script";
 /// No folder, but the cluster's node.
 pub(super) const NODE: &str = "its node";
 
 /// One walk through everything.
 pub(super) struct Walk<'a> {
     pub(super) timeline: &'a mut Timeline,
-    pub(super) transcript: Transcript,
+    transcript: Transcript,
     pub(super) clusters: &'a Clusters,
     /// This run's copy of deploy/, with this run's plugin in it.
     pub(super) deploy: PathBuf,
@@ -42,7 +44,7 @@ pub(super) struct Walk<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct At<'a> {
     pub(super) cluster: &'a Cluster,
-    /// Below `deploy/CLUSTER`, or [`NODE`].
+    /// Below `deploy/CLUSTER`, or [`SHARED`], or [`NODE`].
     pub(super) folder: &'static str,
 }
 
@@ -73,6 +75,17 @@ impl<'a> Walk<'a> {
         after::walk(self).await
     }
 
+    /// Closes the page, if one was asked for.
+    pub(super) fn save(mut self, path: Option<&Path>, times: &str) -> anyhow::Result<()> {
+        let Some(path) = path else { return Ok(()) };
+        self.transcript.say("## Both clusters at the end");
+        for cluster in [&self.clusters.one, &self.clusters.two] {
+            self.transcript.say(&format!("{}, memory: {}", cluster.place.cluster, cluster.memory()));
+        }
+        self.transcript.say(times);
+        self.transcript.save(path, "The walkthrough, as it ran")
+    }
+
     fn step(&mut self, title: &str) {
         self.number += 1;
         self.place = ("", "");
@@ -89,6 +102,7 @@ impl<'a> Walk<'a> {
             self.place = place;
             let heading = match at.folder {
                 NODE => format!("on {}", at.cluster.place.node),
+                SHARED => "both clusters, in deploy/script".to_owned(),
                 folder => format!("{0}, in deploy/{0}/{folder}", at.cluster.place.cluster),
             };
             self.timeline.note(&heading);

@@ -52,11 +52,21 @@ async fn replica(walk: &mut Walk<'_>) -> anyhow::Result<()> {
 
 async fn kubelet(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     walk.step("cluster1's kubelet is killed");
-    let cluster = &walk.clusters.one;
+    let one = At { cluster: &walk.clusters.one, folder: "script" };
+    let lease = format!(
+        "kubectl get lease -n kube-node-lease {} -o jsonpath='{{.spec.renewTime}}'",
+        one.cluster.place.node
+    );
+    let before = walk.run(one, &lease).await?;
+    one.cluster.kill("kubelet").await?;
+    // Its next sign of life: the node stays Ready for a while whatever happens to it.
+    let renewed = walk.until(one, &lease, "it was started again and renews its lease", |answer| {
+        ensure(answer.ok && answer.stdout != before, || "the lease is the old one".to_owned())
+    });
+    renewed.await?;
     let start = Instant::now();
-    cluster.kill("kubelet").await?;
-    cluster.ready().await?;
-    walk.held_after("it was started again and the node is ready", start);
+    one.cluster.ready().await?;
+    walk.held_after("the node is ready", start);
     calls_go_on(walk).await
 }
 
@@ -100,7 +110,15 @@ async fn defederation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     let forgotten = walk.until(at, &listed, "cluster1 has forgotten cluster2", |answer| {
         ensure(answer.ok && !answer.text().contains(other), || format!("it still holds {other}"))
     });
-    forgotten.await.map(drop)
+    forgotten.await?;
+    let log = format!("kubectl logs --since-time={} deployment/helloworld-server", now());
+    let refused = walk.until(at, &log, "cluster2's client is refused", |answer| {
+        shows(
+            answer,
+            &["client refused", "spiffe://cluster2.org/ns/default/sa/default/app/helloworld-client"],
+        )
+    });
+    refused.await.map(drop)
 }
 
 /// `Name: value` in the answer of a command of SPIRE's.

@@ -3,7 +3,7 @@
 use super::super::Form;
 use super::super::node::Cluster;
 use super::single::{greeted, metallb, spire};
-use super::{At, NODE, Walk, ready, shows};
+use super::{At, NODE, SHARED, Walk, ready, shows};
 use crate::checks::ensure;
 
 pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
@@ -41,7 +41,7 @@ async fn second_cluster(walk: &mut Walk<'_>) -> anyhow::Result<()> {
 /// Where the walkthrough copies bundles by hand, twice.
 async fn introduce(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     walk.step("the first bundle of each, carried over once");
-    let at = At { cluster: &walk.clusters.one, folder: "../script" };
+    let at = At { cluster: &walk.clusters.one, folder: SHARED };
     walk.run(at, "./introduce.sh cluster1 cluster2").await?;
     if walk.form == Form::Assisted {
         for (cluster, _) in both(walk) {
