@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::digest::Digest;
-use crate::manifest::{Descriptor, EMPTY, INDEX, Index, MANIFEST, Manifest, json};
+use crate::manifest::{Descriptor, EMPTY, MANIFEST, Manifest, json};
+#[cfg(feature = "push")]
+use crate::manifest::{INDEX, Index};
 
 /// One image in its compressed form, or one document that is kept beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,7 @@ impl Blobs {
 }
 
 /// The list of what is kept beside an image, for registries that do not make it themselves.
+#[cfg(feature = "push")]
 pub(crate) fn referrers(attached: &[Blobs]) -> io::Result<Vec<u8>> {
     json(&Index {
         schema_version: 2,
