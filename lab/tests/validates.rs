@@ -2,14 +2,11 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use entente_lab::layout::write;
-use entente_lab::products::Products;
-use entente_lab::spire::{Kind, PluginProgram, install};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::process::Command;
+
+use self::support::bench::Bench;
 
 /// What stands in `plugin_data`, in both languages.
 struct PluginData {
@@ -17,27 +14,7 @@ struct PluginData {
     json: Value,
 }
 
-/// Real SPIRE, our plugin, and a folder for one `server.conf`.
-struct Bench {
-    folder: TempDir,
-    spire_server: PathBuf,
-    plugin: PluginProgram,
-}
-
 impl Bench {
-    /// None where real SPIRE is left out.
-    async fn set_up() -> Option<Self> {
-        if !support::can_tell(Kind::Real) {
-            return None;
-        }
-        let folder = tempfile::Builder::new().prefix("lab-").tempdir().expect("a folder");
-        let spire = install::find_or_build(None).await.expect("real SPIRE");
-        let products = Products::build_into(&folder.path().join("bin")).await.expect("the programs");
-        Some(Self { spire_server: spire.server, plugin: products.plugin(), folder })
-    }
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
     fn plugin_data(&self, good: bool) -> PluginData {
         let (url, hint) = if good { ("https", "refresh_hint") } else { ("http", "refresh_hnt") };
         let (own, endpoint) =
@@ -62,6 +39,7 @@ impl Bench {
             }),
         }
     }
+
     fn native(&self, plugin_data: &str) -> String {
         format!(
             r#"server {{
@@ -90,6 +68,7 @@ plugins {{
             sha256 = self.plugin.sha256,
         )
     }
+
     fn json(&self, plugin_data: &Value) -> String {
         let sqlite = format!("{}/sql", self.path("data"));
         let server = json!({
@@ -112,20 +91,6 @@ plugins {{
         // SPIRE takes the two in this order only.
         format!(r#"{{"server": {server}, "plugins": {plugins}}}"#)
     }
-    /// Exit code and all that is printed.
-    async fn validate(&self, server_conf: &str) -> (Option<i32>, String) {
-        let path = self.path("server.conf");
-        write(Path::new(&path), server_conf).expect("a write");
-        let output = Command::new(&self.spire_server)
-            .args(["validate", "-config", &path])
-            .env("TMPDIR", self.folder.path())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .expect("spire-server runs");
-        let printed = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        (output.status.code(), printed.concat())
-    }
 }
 
 #[tokio::test]
@@ -133,7 +98,7 @@ async fn real_spire_finds_a_good_block_valid_in_both_languages() {
     let Some(bench) = Bench::set_up().await else { return };
     let good = bench.plugin_data(true);
     for server_conf in [bench.native(&good.native), bench.json(&good.json)] {
-        let (code, printed) = bench.validate(&server_conf).await;
+        let (code, printed) = bench.validate(&bench.spire.server, &[], [], &server_conf).await;
         assert_eq!(code, Some(0), "{printed}\n{server_conf}");
         assert!(printed.contains("SPIRE server configuration file is valid"), "{printed}");
     }
@@ -145,7 +110,7 @@ async fn real_spire_prints_every_mistake_of_a_block_at_once_in_both_languages() 
     let Some(bench) = Bench::set_up().await else { return };
     let bad = bench.plugin_data(false);
     for server_conf in [bench.native(&bad.native), bench.json(&bad.json)] {
-        let (code, printed) = bench.validate(&server_conf).await;
+        let (code, printed) = bench.validate(&bench.spire.server, &[], [], &server_conf).await;
         assert_eq!(code, Some(1), "{printed}\n{server_conf}");
         assert!(printed.contains("BundlePublisher") && printed.contains("entente"), "{printed}");
         for mistake in ["endpoint: ", "refresh_hnt: ", "own trust domain", "bundle_endpoint_url: "] {

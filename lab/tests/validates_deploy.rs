@@ -6,34 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use entente_lab::layout::write;
-use entente_lab::products::Products;
-use entente_lab::spire::{Kind, PluginProgram, install};
-use tempfile::TempDir;
-use tokio::process::Command;
 
-/// Real SPIRE, our plugin, and a folder for what a pod would have in its volumes.
-struct Bench {
-    folder: TempDir,
-    spire: install::Programs,
-    plugin: PluginProgram,
-}
+use self::support::bench::Bench;
 
 impl Bench {
-    /// None where real SPIRE is left out.
-    async fn set_up() -> Option<Self> {
-        if !support::can_tell(Kind::Real) {
-            return None;
-        }
-        let folder = tempfile::Builder::new().prefix("lab-").tempdir().expect("a folder");
-        let spire = install::find_or_build(None).await.expect("real SPIRE");
-        let products = Products::build_into(&folder.path().join("bin")).await.expect("the programs");
-        Some(Self { spire, plugin: products.plugin(), folder })
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
     /// Writes server.conf with this place for that of the pod, and the plugin's settings of a cluster's form beside it.
     fn server_conf(&self, settings: &str) -> String {
         let data = self.path("data");
@@ -45,21 +21,11 @@ impl Bench {
             .replace("/var/lib/spire/server", &data)
     }
 
-    /// Exit code and all that is printed.
-    async fn validate(&self, program: &Path, conf: &str, environment: &str) -> (Option<i32>, String) {
-        let path = self.path("validated.conf");
-        write(Path::new(&path), conf).expect("a write");
-        let output = Command::new(program)
-            .args(["validate", "-expandEnv", "-config", &path])
-            .envs(variables(environment))
-            .env("ENTENTE_PLUGIN_SHA256", &self.plugin.sha256)
-            .env("TMPDIR", self.folder.path())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .expect("SPIRE runs");
-        let printed = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        (output.status.code(), printed.concat())
+    /// With the environment of the cluster's pods.
+    async fn validate_in(&self, program: &Path, conf: &str, environment: &str) -> (Option<i32>, String) {
+        let mut environment = variables(environment);
+        environment.insert("ENTENTE_PLUGIN_SHA256".to_owned(), self.plugin.sha256.clone());
+        self.validate(program, &["-expandEnv"], environment, conf).await
     }
 }
 
@@ -80,7 +46,7 @@ async fn real_spire_server_takes_the_settings_of_both_clusters_in_both_forms() {
         let environment = deploy(&format!("{cluster}/spire/common/cluster.env"));
         for form in ["managed", "assisted"] {
             let conf = bench.server_conf(&deploy(&format!("{cluster}/spire/{form}/entente.hcl")));
-            let (code, printed) = bench.validate(&bench.spire.server, &conf, &environment).await;
+            let (code, printed) = bench.validate_in(&bench.spire.server, &conf, &environment).await;
             assert_eq!(code, Some(0), "{cluster}, {form}: {printed}");
         }
     }
@@ -92,7 +58,7 @@ async fn real_spire_server_refuses_a_misspelt_setting_of_the_plugin() {
     let settings = deploy("cluster1/spire/managed/entente.hcl").replace("refresh_hint", "refresh_hnt");
     let conf = bench.server_conf(&settings);
     let environment = deploy("cluster1/spire/common/cluster.env");
-    let (code, printed) = bench.validate(&bench.spire.server, &conf, &environment).await;
+    let (code, printed) = bench.validate_in(&bench.spire.server, &conf, &environment).await;
     assert_eq!(code, Some(1), "{printed}");
     assert!(printed.contains("refresh_hnt"), "{printed}");
 }
@@ -103,7 +69,7 @@ async fn real_spire_agent_takes_its_settings() {
     for cluster in ["cluster1", "cluster2"] {
         let environment = deploy(&format!("{cluster}/spire/common/cluster.env"));
         let conf = deploy("base/spire/agent.conf");
-        let (code, printed) = bench.validate(&bench.spire.agent, &conf, &environment).await;
+        let (code, printed) = bench.validate_in(&bench.spire.agent, &conf, &environment).await;
         assert_eq!(code, Some(0), "{cluster}: {printed}");
     }
 }

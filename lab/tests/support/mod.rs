@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no story needs all of it")]
 
+pub(crate) mod bench;
+
 use std::io::Write;
 use std::process::Stdio;
 use std::sync::LazyLock;
