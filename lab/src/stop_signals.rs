@@ -37,7 +37,8 @@ impl StopSignals {
     }
 }
 
-fn hangup_is_ignored() -> bool {
+/// As under `nohup`, by whoever is started there as well.
+pub fn hangup_is_ignored() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use entente_lab::layout::{Inventory, InventoryOfProcess};
 use entente_lab::log_file::{LogFile, Mark};
 use entente_lab::process::{is_running, signal_pid};
+use entente_lab::stop_signals::hangup_is_ignored;
 use entente_lab::{checks, http};
 use rustix::process::Signal;
 use tokio::process::Child;
@@ -153,10 +154,7 @@ async fn a_dead_part_is_told_at_once_and_the_rest_runs_on_until_the_terminal_goe
     assert!(said.contains("3 processes ended that should have stayed"), "{said}");
 }
 
-/// Under `nohup` the signal is ignored, by whoever is started as well; then the lab is ended another way.
+/// Where that signal is ignored the lab is ended another way.
 fn hang_up() -> Signal {
-    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("the ignored signals");
-    let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a mask");
-    if ignored & 1 == 1 { Signal::TERM } else { Signal::HUP }
+    if hangup_is_ignored() { Signal::TERM } else { Signal::HUP }
 }
