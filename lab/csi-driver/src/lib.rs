@@ -8,28 +8,22 @@ pub mod pause;
 pub mod registrar;
 mod socket;
 
-/// The generated contract.
-#[allow(
-    missing_docs,
-    unused_qualifications,
-    unreachable_pub,
-    clippy::allow_attributes_without_reason,
-    clippy::use_self,
-    reason = "generated code"
-)]
-pub mod csi {
-    tonic::include_proto!("csi.v1");
-}
+pub use generated::{csi, registration};
 
-/// The generated contract.
 #[allow(
     missing_docs,
     unused_qualifications,
     unreachable_pub,
     clippy::allow_attributes_without_reason,
     clippy::use_self,
-    reason = "generated code"
+    reason = "generated code; its documentation is the text of the .proto files"
 )]
-pub mod registration {
-    tonic::include_proto!("pluginregistration");
+mod generated {
+    pub mod csi {
+        tonic::include_proto!("csi.v1");
+    }
+
+    pub mod registration {
+        tonic::include_proto!("pluginregistration");
+    }
 }
