@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use crate::build_group::BuildGroup;
 use crate::checks::seconds;
 use crate::layout::write;
 
@@ -143,7 +144,8 @@ impl GoModule {
         programs: &Path,
         program: &GoProgram,
     ) -> anyhow::Result<()> {
-        let mut child = Command::new(go)
+        let mut command = Command::new(go);
+        command
             .args(["build", "-v", "-trimpath", "-ldflags"])
             .arg(format!("-s -w {}", self.linker_flags))
             .arg("-o")
@@ -154,13 +156,12 @@ impl GoModule {
             .env("GOFLAGS", "-mod=readonly")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot run {}", go.display()))?;
-        let output = child.stderr.take().context("the build has no output")?;
+            .stderr(Stdio::piped());
+        let mut build =
+            BuildGroup::start(&mut command).with_context(|| format!("cannot run {}", go.display()))?;
+        let output = build.child.stderr.take().context("the build has no output")?;
         let tail = show_progress(program.file, output).await?;
-        let status = child.wait().await?;
+        let status = build.child.wait().await?;
         if !status.success() {
             bail!("building {} failed ({status}); its last words:\n{}", program.file, tail.join("\n"));
         }

@@ -38,6 +38,9 @@ use crate::stop_signals::StopSignals;
 use crate::timeline::{Timeline, print};
 use crate::{products, warden};
 
+/// The stand-ins for SPIFFE's CSI driver, its registrar and pause: package and program.
+const CSI: &str = "entente-lab-csi";
+
 /// What a person may choose.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -155,7 +158,7 @@ async fn go(
     ));
     let own = std::env::current_exe().context("cannot tell where this program lies")?;
     warden::post(&own)?;
-    let csi = products::build().await?.join("entente-lab-csi");
+    let csi = products::build(&[CSI]).await?.join(CSI);
     let mut tars = images::pack_foreign(parts, &csi, &folder.join("images"))?;
     let deploy = folder.join("deploy");
     if !options.bare {

@@ -1,5 +1,6 @@
 //! Two whole trust domains on one machine: the story of a federation, told on real SPIRE or on an embedded stand-in.
 
+mod build_group;
 pub mod checks;
 pub mod compare;
 pub mod domain;

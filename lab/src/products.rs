@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use crate::build_group::BuildGroup;
 use crate::spire::PluginProgram;
 use crate::spire::install::hex;
 
@@ -20,6 +21,9 @@ const HELLOWORLD_SERVER: &str = "helloworld-server";
 const HELLOWORLD_CLIENT: &str = "helloworld-client";
 const LAB: &str = "lab";
 
+/// Packages of the programs above.
+const PACKAGES: [&str; 4] = ["entente-plugin", "bundle-endpoint", "entente-workloads", "entente-lab"];
+
 /// Where the programs of this lab are.
 #[derive(Clone, Debug)]
 pub struct Products {
@@ -30,7 +34,7 @@ pub struct Products {
 impl Products {
     /// Builds what is not built yet and puts it into `folder`.
     pub async fn build_into(folder: &Path) -> anyhow::Result<Self> {
-        let built = build().await?;
+        let built = build(&PACKAGES).await?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for name in [PLUGIN, ENDPOINT, HELLOWORLD_SERVER, HELLOWORLD_CLIENT, LAB] {
             put_aside(&built.join(name), &folder.join(name))?;
@@ -65,24 +69,27 @@ impl Products {
     }
 }
 
-/// Builds what is not built yet, once per process; answers where the programs are. Where the sources are not at hand, or [`NO_BUILD`] is set, the
-/// programs that lie beside this one are taken.
-pub async fn build() -> anyhow::Result<PathBuf> {
-    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    BUILT.get_or_try_init(build_now).await.cloned()
-}
-
-async fn build_now() -> anyhow::Result<PathBuf> {
+/// Builds the programs of `packages` that are not built yet; answers where they are. Where the sources are not at hand, or [`NO_BUILD`] is
+/// set, the programs that lie beside this one are taken.
+pub async fn build(packages: &[&str]) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program lies")?;
     let beside = own.parent().context("this program lies in no folder")?;
     let is_test = beside.file_name().is_some_and(|name| name == "deps");
     let built = if is_test { beside.parent().unwrap_or(beside) } else { beside };
+    if std::env::var_os(NO_BUILD).is_some() {
+        return Ok(built.to_owned());
+    }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     let workspace = workspace.filter(|workspace| workspace.join("Cargo.toml").is_file());
-    if let (Some(workspace), Some(folder)) = (workspace, CargoFolder::of(built))
-        && std::env::var_os(NO_BUILD).is_none()
-    {
-        folder.build(workspace, is_test).await?;
+    let (Some(workspace), Some(folder)) = (workspace, CargoFolder::of(built)) else {
+        return Ok(built.to_owned());
+    };
+    if is_test {
+        // Its tests run at the same time, and all need all of it.
+        static BUILT: OnceCell<()> = OnceCell::const_new();
+        BUILT.get_or_try_init(|| folder.build_with_tests(workspace)).await?;
+    } else {
+        folder.build(workspace, packages).await?;
     }
     Ok(built.to_owned())
 }
@@ -114,30 +121,32 @@ impl<'a> CargoFolder<'a> {
     }
 
     /// Cargo's own progress goes to the terminal; with nothing to do it is silent for a moment.
-    ///
+    async fn build(&self, workspace: &Path, packages: &[&str]) -> anyhow::Result<()> {
+        let mut arguments = vec!["build", "--bins"];
+        arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
+        self.run_cargo(workspace, &arguments, Stdio::inherit()).await
+    }
+
     /// A test asks for what `cargo test --workspace` has just built, programs included: with other features than those, most
-    /// dependencies would be compiled once more.
-    async fn build(&self, workspace: &Path, is_test: bool) -> anyhow::Result<()> {
+    /// dependencies would be compiled once more. What it prints is for the test harness to read.
+    async fn build_with_tests(&self, workspace: &Path) -> anyhow::Result<()> {
+        self.run_cargo(workspace, &["test", "--no-run", "--workspace"], Stdio::null()).await
+    }
+
+    async fn run_cargo(&self, workspace: &Path, arguments: &[&str], stdout: Stdio) -> anyhow::Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let what = if is_test { ["test", "--no-run"] } else { ["build", "--bins"] };
         let mut command = Command::new(&cargo);
-        command.args(what).arg("--workspace").arg("--target-dir").arg(self.target_dir);
+        command.args(arguments).arg("--target-dir").arg(self.target_dir);
         if self.profile != "dev" {
             command.args(["--profile", self.profile]);
         }
         if let Some(triple) = self.triple {
             command.args(["--target", triple]);
         }
-        // What a test prints is for the test harness to read.
-        let stdout = if is_test { Stdio::null() } else { Stdio::inherit() };
-        let status = command
-            .current_dir(workspace)
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .kill_on_drop(true)
-            .status()
-            .await;
-        let status = status.with_context(|| format!("cannot run {}", Path::new(&cargo).display()))?;
+        command.current_dir(workspace).stdin(Stdio::null()).stdout(stdout);
+        let failed = || format!("cannot run {}", Path::new(&cargo).display());
+        let status = BuildGroup::start(&mut command).with_context(failed)?.child.wait().await;
+        let status = status.with_context(failed)?;
         if status.success() { Ok(()) } else { bail!("the programs do not build ({status})") }
     }
 }

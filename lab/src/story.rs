@@ -76,9 +76,6 @@ impl Step {
         }
         .to_owned()
     }
-    fn number(self) -> usize {
-        Self::ALL.iter().position(|step| *step == self).map_or(0, |index| index + 1)
-    }
     async fn run(self, lab: &mut Lab) -> anyhow::Result<()> {
         match self {
             Self::Start => start::run(lab).await,
@@ -105,12 +102,12 @@ pub async fn tell(lab: &mut Lab, steps: &[Step], sabotage: Option<Sabotage>) -> 
 
 async fn tell_steps(lab: &mut Lab, steps: &[Step], sabotage: Option<Sabotage>) -> anyhow::Result<()> {
     let mut damage = None;
-    for step in steps {
+    for (number, step) in (1..).zip(steps) {
         if let Some(sabotage) = sabotage.filter(|sabotage| sabotage.comes_before(*step)) {
             lab.timeline.done();
             damage = Some(sabotage.strike(lab).await?);
         }
-        lab.timeline.step(step.number(), &step.title(lab.means.spire.kind()));
+        lab.timeline.step(number, &step.title(lab.means.spire.kind()));
         step.run(lab).await?;
         lab.one.check_alive()?;
         lab.two.check_alive()?;

@@ -13,16 +13,16 @@ pub fn guide(lab: &Lab) -> anyhow::Result<String> {
         inventory.display()
     )];
     sections.extend([&lab.one, &lab.two].map(places));
-    match lab.means.spire.stock_server() {
-        Some(program) => {
-            sections.push(spires_own_view(lab, program));
-            sections.push(rotation(lab, program));
-        }
-        None => sections.push("SPIRE's own commands and the rotation by hand need real SPIRE.".to_owned()),
-    }
-    sections.push(change_of_trust(lab)?);
+    let program = lab.means.spire.stock_server();
+    sections.extend(program.map(|program| spires_own_view(lab, program)));
     sections.push(what_is_served(lab));
     sections.push(workloads_by_hand(lab));
+    // What was carried by hand at first proves nothing once the authority of that time is revoked, so `fetch` comes before it.
+    sections.push(match program {
+        Some(program) => rotation(lab, program),
+        None => "SPIRE's own commands and the rotation by hand need real SPIRE.".to_owned(),
+    });
+    sections.push(change_of_trust(lab)?);
     Ok(sections.join("\n\n"))
 }
 

@@ -147,7 +147,7 @@ impl AgentConfig {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = entente_bounds::read_file(path)?;
     serde_json::from_slice(&text).with_context(|| format!("configuration {} is invalid", path.display()))
 }
 
@@ -202,5 +202,13 @@ mod tests {
         let config = with_plugins(&format!("{PLUGIN},{other}")).unwrap();
         assert_eq!((config.ca_ttl_seconds, config.x509_svid_ttl_seconds), (86_400, 3_600));
         assert_eq!(config.bundle_endpoint, None);
+    }
+
+    #[test]
+    fn a_configuration_without_an_end_is_refused_at_once() {
+        let endless = Path::new("/dev/zero");
+        for refused in [ServerConfig::load(endless).map(drop), AgentConfig::load(endless).map(drop)] {
+            assert!(refused.unwrap_err().to_string().contains("/dev/zero"));
+        }
     }
 }

@@ -45,7 +45,9 @@ pub(crate) fn can_tell(kind: Kind) -> bool {
 
 /// `lab` with `arguments`, on the programs that belong to this test run.
 pub(crate) async fn lab_command(arguments: &[&str]) -> Command {
-    products::build().await.unwrap_or_else(|error| panic!("no programs: {}", reason_of(&error)));
+    products::build(&["entente-lab"])
+        .await
+        .unwrap_or_else(|error| panic!("no programs: {}", reason_of(&error)));
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(arguments).env(products::NO_BUILD, "1").stdin(Stdio::null()).kill_on_drop(true);
     command

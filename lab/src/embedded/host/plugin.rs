@@ -129,8 +129,12 @@ impl Plugin {
 
     fn data(&self) -> Result<String, PluginError> {
         match (&self.config.data_file, &self.config.data) {
-            (Some(path), _) => std::fs::read_to_string(path)
-                .map_err(|error| PluginError::Data(format!("open {}: {error}", path.display()))),
+            (Some(path), _) => {
+                let content =
+                    entente_bounds::read_file(path).map_err(|error| PluginError::Data(error.to_string()))?;
+                String::from_utf8(content)
+                    .map_err(|error| PluginError::Data(format!("{}: {error}", path.display())))
+            }
             (None, data) => Ok(data.clone().unwrap_or_default()),
         }
     }
