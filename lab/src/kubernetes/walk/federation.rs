@@ -13,7 +13,8 @@ pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     confirm(walk).await?;
     endpoints_answer(walk).await?;
     shared(walk).await?;
-    client(walk).await
+    client(walk).await?;
+    everything(walk).await
 }
 
 /// Each cluster, and the other one.
@@ -147,4 +148,45 @@ async fn client(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         entries.await?;
     }
     greeted(walk, At { folder: "script", ..at }).await
+}
+
+/// The walkthrough's two tables of everything.
+async fn everything(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    walk.step("everything that runs in both clusters");
+    for (cluster, _) in both(walk) {
+        let at = At { cluster, folder: "script" };
+        let what = format!("every pod of {} is ready", cluster.place.cluster);
+        walk.until(at, "kubectl get po,svc -A", &what, |answer| all_ready(&answer.stdout)).await?;
+    }
+    Ok(())
+}
+
+/// Of `kubectl get po -A`, with other tables or without: pods there are, and all containers of each run.
+fn all_ready(table: &str) -> anyhow::Result<()> {
+    let pods: Vec<_> = table.lines().filter(|line| line.contains(" pod/")).collect();
+    ensure(!pods.is_empty(), || "the answer shows no pod".to_owned())?;
+    let is_ready = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let [_, _, ready, "Running", ..] = columns.as_slice() else { return false };
+        ready.split_once('/').is_some_and(|(ready, all)| ready == all)
+    };
+    let unready = pods.iter().find(|line| !is_ready(line));
+    ensure(unready.is_none(), || format!("not ready: {}", unready.copied().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_not_ready_is_named() {
+        let table = "NAMESPACE NAME READY STATUS RESTARTS AGE\nspire pod/spire-server-1 2/2 Running 0 1m\n\
+                     NAMESPACE NAME TYPE\nspire service/spire-server ClusterIP\n";
+        all_ready(table).unwrap();
+        for bad in ["1/2 Running", "0/1 Pending", "1/1 Terminating"] {
+            let table = format!("{table}spire pod/spire-agent-1 {bad} 0 1m\n");
+            assert!(all_ready(&table).unwrap_err().to_string().contains("spire-agent-1"), "{bad}");
+        }
+        assert!(all_ready("No resources found\n").is_err());
+    }
 }
