@@ -33,6 +33,8 @@ pub struct GoModule {
     pub go_mod: &'static str,
     /// Its hashes.
     pub go_sum: &'static str,
+    /// Code of our own (`main.go`), where what is to be built is a library that needs a program around it.
+    pub main_go: Option<&'static str>,
     /// What to build.
     pub programs: &'static [GoProgram],
     /// Flags for the linker beside those that leave debugging out.
@@ -62,10 +64,10 @@ pub struct Built {
 }
 
 impl GoModule {
-    /// `PLACE-VERSION-HASH` below the cache, the hash being that of `go.sum`. A place that ends with a slash is a folder of its own.
+    /// `PLACE-VERSION-HASH` below the cache, the hash being that of `go.sum` and of our own code. A place that ends with a slash is a
+    /// folder of its own.
     pub fn cache_folder(&self) -> anyhow::Result<PathBuf> {
-        let hash =
-            hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.go_sum.as_bytes()).as_ref());
+        let hash = sha256([self.go_sum, self.main_go.unwrap_or_default()].concat().as_bytes());
         let hash = hash.get(..12).unwrap_or(&hash);
         Ok(cache()?.join(format!("{}{}-{hash}", self.place, self.version)))
     }
@@ -82,7 +84,7 @@ impl GoModule {
         }
         let parent = folder.parent().context("the cache folder has no parent")?;
         std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        let _lock = self.lock(&parent.join("lock")).await?;
+        let _lock = lock(parent, self.name).await?;
         // Whoever held the lock may have built them.
         if self.found_in(&folder).is_some() {
             return Ok(Built { folder, took: None });
@@ -100,16 +102,6 @@ impl GoModule {
         Ok(Built { folder, took: Some(took) })
     }
 
-    async fn lock(&self, path: &Path) -> anyhow::Result<File> {
-        let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
-        if file.try_lock().is_err() {
-            tell(&format!("another lab is building; waiting for it before {} is built", self.name));
-        }
-        tokio::task::spawn_blocking(move || file.lock().map(|()| file))
-            .await?
-            .with_context(|| format!("cannot lock {}", path.display()))
-    }
-
     /// The result moves into place once every program is there.
     async fn build(&self, go: &Path, folder: &Path) -> anyhow::Result<()> {
         let parent = folder.parent().context("the cache folder has no parent")?;
@@ -121,6 +113,9 @@ impl GoModule {
         std::fs::create_dir(&module).context("cannot make a build folder")?;
         write(&module.join("go.mod"), self.go_mod)?;
         write(&module.join("go.sum"), self.go_sum)?;
+        if let Some(code) = self.main_go {
+            write(&module.join("main.go"), code)?;
+        }
         tell(&format!(
             "building {} {} once for this machine, into {} ({} on two cores)",
             self.name,
@@ -185,6 +180,23 @@ pub fn go() -> Option<PathBuf> {
     on_path.chain([PathBuf::from("/usr/local/go/bin/go")]).find(|go| go.is_file())
 }
 
+/// Keeps other labs from making things in `folder` of the cache, as long as the answer is kept.
+pub(crate) async fn lock(folder: &Path, what: &str) -> anyhow::Result<File> {
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    if file.try_lock().is_err() {
+        tell(&format!("another lab is building; waiting for it before {what} is built"));
+    }
+    tokio::task::spawn_blocking(move || file.lock().map(|()| file))
+        .await?
+        .with_context(|| format!("cannot lock {}", path.display()))
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}
+
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -224,7 +236,7 @@ async fn show_progress(what: &str, output: impl tokio::io::AsyncRead + Unpin) ->
 }
 
 /// To the terminal, also from inside a test, whose harness keeps what macros print.
-fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     // Nobody to read it is no reason to stop.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

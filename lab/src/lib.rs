@@ -9,6 +9,7 @@ pub mod endpoint_status;
 pub mod go_module;
 pub mod http;
 pub mod impostor;
+pub mod istio;
 pub mod kubernetes;
 pub mod lab;
 pub mod layout;

@@ -9,8 +9,8 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use crate::build_group::BuildGroup;
+use crate::go_module::sha256;
 use crate::spire::PluginProgram;
-use crate::spire::install::hex;
 
 /// Environment variable that skips the build: the programs are taken as they lie beside the lab.
 pub const NO_BUILD: &str = "ENTENTE_LAB_NO_BUILD";
@@ -40,7 +40,7 @@ impl Products {
             put_aside(&built.join(name), &folder.join(name))?;
         }
         let plugin = std::fs::read(folder.join(PLUGIN)).context("cannot read the plugin's program")?;
-        let plugin_sha256 = hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &plugin).as_ref());
+        let plugin_sha256 = sha256(&plugin);
         Ok(Self { folder: folder.to_owned(), plugin_sha256 })
     }
     /// The plugin, with its hash.

@@ -73,7 +73,7 @@ pub fn authority_of(leaf: &[u8]) -> anyhow::Result<String> {
             _ => None,
         });
     let identifier = identifier.context("a certificate that names no authority")?;
-    Ok(crate::spire::install::hex(identifier.0))
+    Ok(crate::go_module::hex(identifier.0))
 }
 
 async fn presented_leaf(address: SocketAddr) -> anyhow::Result<Vec<u8>> {

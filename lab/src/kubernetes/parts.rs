@@ -30,6 +30,7 @@ const ETCD: GoModule = GoModule {
     place: "kubernetes/etcd-",
     go_mod: ETCD_FILES.0,
     go_sum: ETCD_FILES.1,
+    main_go: None,
     programs: &[GoProgram { file: "etcd", package: "go.etcd.io/etcd/server/v3" }],
     linker_flags: "",
     cgo: false,
@@ -42,6 +43,7 @@ const KUBERNETES: GoModule = GoModule {
     place: "kubernetes/kubernetes-",
     go_mod: KUBERNETES_FILES.0,
     go_sum: KUBERNETES_FILES.1,
+    main_go: None,
     programs: &[
         GoProgram { file: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl" },
         GoProgram { file: "kube-apiserver", package: "k8s.io/kubernetes/cmd/kube-apiserver" },
@@ -67,6 +69,7 @@ const COREDNS: GoModule = GoModule {
     place: "kubernetes/coredns-",
     go_mod: COREDNS_FILES.0,
     go_sum: COREDNS_FILES.1,
+    main_go: None,
     programs: &[GoProgram { file: "coredns", package: "github.com/coredns/coredns" }],
     linker_flags: "",
     cgo: false,
@@ -79,6 +82,7 @@ const METALLB: GoModule = GoModule {
     place: "kubernetes/metallb-",
     go_mod: METALLB_FILES.0,
     go_sum: METALLB_FILES.1,
+    main_go: None,
     programs: &[
         GoProgram { file: "controller", package: "go.universe.tf/metallb/controller" },
         GoProgram { file: "speaker", package: "go.universe.tf/metallb/speaker" },
@@ -94,6 +98,7 @@ const MANAGER: GoModule = GoModule {
     place: "kubernetes/spire-controller-manager-",
     go_mod: MANAGER_FILES.0,
     go_sum: MANAGER_FILES.1,
+    main_go: None,
     programs: &[GoProgram {
         file: "spire-controller-manager",
         package: "github.com/spiffe/spire-controller-manager/cmd",

@@ -8,8 +8,6 @@ use tokio::process::Command;
 
 use crate::go_module::{GoModule, GoProgram};
 
-pub(crate) use crate::go_module::hex;
-
 /// The version that `lab/spire/go.mod` pins.
 pub const VERSION: &str = "1.15.3";
 
@@ -19,6 +17,7 @@ const MODULE: GoModule = GoModule {
     place: "spire/",
     go_mod: include_str!("../../spire/go.mod"),
     go_sum: include_str!("../../spire/go.sum"),
+    main_go: None,
     programs: &[
         GoProgram { file: "spire-agent", package: "github.com/spiffe/spire/cmd/spire-agent" },
         GoProgram { file: "spire-server", package: "github.com/spiffe/spire/cmd/spire-server" },

@@ -30,17 +30,21 @@ pub(crate) fn can_tell(kind: Kind) -> bool {
         return true;
     }
     let found = install::find(None).expect("the cache can be looked at").is_some();
-    if found || install::can_build() {
-        return true;
-    }
+    can_have(found || install::can_build(), "the story on real SPIRE", "real SPIRE", "install Go")
+}
+
+/// Answers `there`, and says what is left out where it is not. In CI that is a failure.
+pub(crate) fn can_have(there: bool, left_out: &str, part: &str, remedy: &str) -> bool {
     let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(!in_ci, "CI=true, but real SPIRE is neither here nor can it be built: install Go");
-    // Past the test harness, which shows the output of failed tests only.
-    let _ = writeln!(
-        std::io::stderr(),
-        "left out: the story on real SPIRE, which is not here and needs Go to be built"
-    );
-    false
+    assert!(there || !in_ci, "CI=true, but {part} is neither here nor to be had: {remedy}");
+    if !there {
+        // Past the test harness, which shows the output of failed tests only.
+        let _ = writeln!(
+            std::io::stderr(),
+            "left out: {left_out}; {part} is neither here nor to be had: {remedy}"
+        );
+    }
+    there
 }
 
 /// `lab` with `arguments`, on the programs that belong to this test run.
