@@ -286,6 +286,20 @@ fn sockets_that_are_not_where_they_are_looked_for() {
 }
 
 #[test]
+fn names_that_istios_envoys_do_not_ask_the_agent_for() {
+    let names = "default_bundle_name = \"null\"\n            default_all_bundles_name = \"ROOTCA\"";
+    refused(
+        ALL,
+        "default_bundle_name = \"null\"",
+        "default_bundle_name = \"ROOTCA\"",
+        "agent.sds.default_bundle_name is \"ROOTCA\"",
+    );
+    refused(ALL, "\"ROOTCA\"", "\"ALL\"", "agent.sds.default_all_bundles_name is \"ALL\"");
+    let flat = format!("{names}\n            disable_spiffe_cert_validation = true");
+    refused(ALL, names, &flat, "a validator that Istio's Envoys do not expect");
+}
+
+#[test]
 fn a_rendered_file_that_is_stale() {
     let Some(kubectl) = rendered::kubectl() else {
         println!("left out: no kubectl on the path or in the lab's cache");

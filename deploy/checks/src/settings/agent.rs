@@ -30,6 +30,14 @@ pub(super) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
         conf.is("health_checks.bind_address", text(container, &format!("{probe}/host")));
         conf.is("health_checks.bind_port", &at(container, &format!("{probe}/port")).to_string());
     }
+    // The names that Istio's Envoys ask for: the default of the other two would be our own domain's bundle alone.
+    conf.is("agent.sds.default_bundle_name", "null");
+    conf.is("agent.sds.default_all_bundles_name", "ROOTCA");
+    let narrowed = ["default_svid_name", "disable_spiffe_cert_validation"];
+    conf.ensure(
+        !narrowed.iter().any(|key| conf.values.contains_key(&format!("agent.sds.{key}"))),
+        "sds sets a name or a validator that Istio's Envoys do not expect",
+    );
     let bundle = mounted(container, conf.value("agent.trust_bundle_path"));
     let is_published = bundle.is_some_and(|(mount, file)| {
         text(volume(pod, text(mount, "/name")), "/configMap/name") == "spire-bundle" && file == "bundle.crt"
