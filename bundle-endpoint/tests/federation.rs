@@ -15,7 +15,7 @@ use entente_bundle::{Bundle, document};
 use entente_proto::link::v1::offer_outcome::Outcome;
 use entente_proto::link::v1::plugin_message::Message;
 use entente_proto::link::v1::relationship::Mode;
-use entente_proto::link::v1::{PendingRemoval, PendingRemovals, Relationship, ServerApi};
+use entente_proto::link::v1::{HeldBundle, PendingRemoval, PendingRemovals, Relationship, ServerApi};
 use support::endpoint::{Endpoint, KEYLESS, published};
 use support::eventually;
 use support::fetching::{PATIENT, QUICK, federate, linked};
@@ -71,6 +71,54 @@ async fn an_unhealthy_relationship_is_named_by_ready_which_stays_ready() {
     plugin.answer(&offer, Outcome::Set, "").await;
     plugin.holds("b.test", Some(&Bundle::try_from(offer.bundle.as_ref().unwrap()).unwrap())).await;
     eventually("all is well", || async { endpoint.ready().await.1.degraded.is_empty().then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_plugin_finds_wrong_makes_a_relationship_unhealthy_that_fetches_well() {
+    let (endpoint, mut plugin) = linked(PATIENT).await;
+    let authority = TestAuthority::new("b.test");
+    let foreign = Foreign::honest(&authority).await;
+    let assisted = Relationship { mode: Mode::Assisted.into(), ..spiffe("b.test", &foreign.url()) };
+    plugin.relationships(vec![assisted]).await;
+    let held = HeldBundle {
+        trust_domain: "b.test".into(),
+        bundle: Some((&authority.bundle_with(Some(1), None)).into()),
+        keeping_trouble: "no relationship in SPIRE names b.test: nothing keeps it".into(),
+        ..HeldBundle::default()
+    };
+    plugin.say(Message::HeldBundle(held.clone())).await;
+    let fetched = || async { endpoint.relationship("b.test").await.filter(|one| one.fetches > 0) };
+    let relationship = eventually("a fetch", fetched).await;
+    assert_eq!((relationship.healthy, relationship.reason), (false, Some(held.keeping_trouble.clone())));
+    let (_, readiness) = endpoint.ready().await;
+    assert_eq!(readiness.degraded[0].detail, format!("b.test: {}", held.keeping_trouble));
+    assert!(plugin.no_offer());
+
+    let kept = HeldBundle { keeping_trouble: String::new(), ..held };
+    plugin.say(Message::HeldBundle(kept)).await;
+    eventually("healthy", || async { endpoint.relationship("b.test").await.filter(|r| r.healthy) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_bootstrap_bundle_that_the_plugin_cannot_read_is_named_with_the_fetch_that_fails_for_it() {
+    let (endpoint, plugin) = linked(PATIENT).await;
+    let foreign = Foreign::honest(&TestAuthority::new("b.test")).await;
+    plugin.relationships(vec![spiffe("b.test", &foreign.url())]).await;
+    let held = HeldBundle {
+        trust_domain: "b.test".into(),
+        authentication_trouble: "bootstrap_bundle of b.test cannot be used: /x is no SPIFFE bundle document"
+            .into(),
+        ..HeldBundle::default()
+    };
+    plugin.say(Message::HeldBundle(held)).await;
+    endpoint.fetch_fails("b.test", "no_authentication_bundle").await;
+    let (_, readiness) = endpoint.ready().await;
+    let told = &readiness.degraded[0].detail;
+    assert!(told.contains("/x is no SPIFFE bundle document; fetch failed: no bundle of b.test"), "{told}");
+    assert!(
+        told.contains("mend the bootstrap_bundle") && told.contains("-format spiffe -path FILE"),
+        "{told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -20,6 +20,7 @@ use tracing::{Instrument, debug, error, info, warn};
 
 use crate::counters::Counter;
 use crate::hclog::chain;
+use crate::keeping;
 use crate::link::{Origin, Outcomes};
 use crate::pending_removals::Cause;
 use crate::rate_limit::LineKind;
@@ -86,6 +87,8 @@ enum Refusal {
 enum Failure {
     #[error(transparent)]
     Api(#[from] ApiError),
+    #[error("{}", keeping::nobody_keeps(trust_domain))]
+    NoRelationship { trust_domain: TrustDomain },
     #[error("spire holds other authorities than were set")]
     NotKept,
     #[error("what spire holds and has for relationships is not known yet")]
@@ -354,11 +357,12 @@ impl Worker<'_> {
         if before.as_ref().is_some_and(|before| before.same_authorities(offered)) {
             return Ok(Verdict::Unchanged);
         }
-        api.refresh_bundle(self.trust_domain).await.inspect_err(|error| {
-            if error.code() == Some(Code::NotFound) {
-                debug!("spire has no relationship to refresh");
-            }
-        })?;
+        let refreshed = api.refresh_bundle(self.trust_domain).await;
+        self.shared.keeping.answered(self.trust_domain, &refreshed);
+        if refreshed.as_ref().is_err_and(|error| error.code() == Some(Code::NotFound)) {
+            return Err(Failure::NoRelationship { trust_domain: self.trust_domain.clone() });
+        }
+        refreshed?;
         let after = self.read(api).await?;
         let Some(after) = after.filter(|after| Some(after) != before.as_ref()) else {
             return Err(Failure::NothingNew);

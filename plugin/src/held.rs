@@ -37,6 +37,8 @@ pub(crate) struct HeldState {
     last_usable: BTreeMap<TrustDomain, Arc<Bundle>>,
     /// What the operator gave to begin with.
     bootstraps: BTreeMap<TrustDomain, Arc<Bundle>>,
+    /// Why that could not be read, for people.
+    bootstrap_troubles: BTreeMap<TrustDomain, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +80,11 @@ impl Held {
     ) -> (Option<Arc<Bundle>>, Option<Arc<Bundle>>) {
         let state = self.state.borrow();
         (state.bundle(trust_domain).cloned(), state.authentication_bundle(trust_domain, now).cloned())
+    }
+
+    /// Why the operator's bootstrap bundle cannot be used, while it is wanted.
+    pub(crate) fn bootstrap_trouble(&self, trust_domain: &TrustDomain) -> Option<String> {
+        self.state.borrow().bootstrap_troubles.get(trust_domain).cloned()
     }
 
     /// True where neither the held bundle nor memory does, so that the operator's bootstrap bundle is wanted.
@@ -130,6 +137,7 @@ impl Held {
             state.records.remove(trust_domain);
             state.last_usable.remove(trust_domain);
             state.bootstraps.remove(trust_domain);
+            state.bootstrap_troubles.remove(trust_domain);
         });
     }
 
@@ -142,11 +150,16 @@ impl Held {
         });
     }
 
-    /// Replaces what the operator gave to begin with.
-    pub(crate) fn set_bootstraps(&self, bootstraps: BTreeMap<TrustDomain, Arc<Bundle>>) {
+    /// Replaces what the operator gave to begin with, and what is wrong with the rest of it.
+    pub(crate) fn set_bootstraps(
+        &self,
+        bootstraps: BTreeMap<TrustDomain, Arc<Bundle>>,
+        troubles: BTreeMap<TrustDomain, String>,
+    ) {
         self.state.send_if_modified(|state| {
-            let is_changed = state.bootstraps != bootstraps;
+            let is_changed = state.bootstraps != bootstraps || state.bootstrap_troubles != troubles;
             state.bootstraps = bootstraps;
+            state.bootstrap_troubles = troubles;
             is_changed
         });
     }
@@ -332,7 +345,7 @@ mod tests {
             (TestAuthority::builder("a.test").expired().build(), TestAuthority::new("a.test"));
         let state = held.subscribe();
         assert!(state.borrow().wants_bootstrap(&name(), now()));
-        held.set_bootstraps(BTreeMap::from([(name(), Arc::new(bootstrap.bundle()))]));
+        held.set_bootstraps(BTreeMap::from([(name(), Arc::new(bootstrap.bundle()))]), BTreeMap::new());
         held.set(&name(), Some(&message(&expired)));
         let chosen = state.borrow().authentication_bundle(&name(), now()).cloned().unwrap();
         assert!(chosen.same_authorities(&bootstrap.bundle()));

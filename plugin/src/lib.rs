@@ -7,7 +7,7 @@
 //! | `checking` | would it be understood, before SPIRE Server asks? |
 //! | `publisher`, `own_bundle` | what is our own bundle? |
 //! | `identity`, `signing` | who is SPIRE Server, and what may be signed in its name? |
-//! | `server_api`, `watcher`, `held`, `relationships` | what does SPIRE Server hold, and with whom does it federate? |
+//! | `server_api`, `watcher`, `held`, `relationships`, `keeping` | what does SPIRE Server hold, who keeps it, and with whom does it federate? |
 //! | `federation`, `removal`, `pending_removals` | which foreign bundle goes in, and which one out? |
 //! | `link`, `rate_limit` | what does the bundle endpoint have to know, and how much may it ask for? |
 
@@ -27,6 +27,7 @@ mod held;
 mod host;
 mod identity;
 pub mod install;
+mod keeping;
 mod link;
 mod outage;
 mod own_bundle;

@@ -12,6 +12,7 @@ use crate::counters::Counters;
 use crate::handshake::Role;
 use crate::held::Held;
 use crate::identity::Identities;
+use crate::keeping::Keeping;
 use crate::own_bundle::OwnBundle;
 use crate::pending_removals::PendingRemovals;
 use crate::rate_limit::{EndpointLines, RateLimit};
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) held: Held,
     /// SPIRE's own relationships; `None` until they were listed once.
     pub(crate) spire_relationships: watch::Sender<Option<Arc<SpireRelationships>>>,
+    /// Who keeps the bundles that are assisted.
+    pub(crate) keeping: Keeping,
     /// Trust domains whose bundles are to go.
     pub(crate) removals: PendingRemovals,
     /// Why SPIRE's API cannot be used, for people; `None` while it can.
@@ -58,6 +61,7 @@ impl Shared {
             connections: Connections::default(),
             held: Held::new(),
             spire_relationships: watch::Sender::new(None),
+            keeping: Keeping::default(),
             removals: PendingRemovals::default(),
             api_trouble: watch::Sender::new(Some("SPIRE's API has not answered the plugin yet".into())),
             look_wanted: Notify::new(),

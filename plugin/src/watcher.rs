@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 use crate::config::{Config, UndeclaredBundles};
 use crate::files;
 use crate::hclog::chain;
+use crate::keeping;
 use crate::outage::Outage;
 use crate::pending_removals::Cause;
 use crate::relationships::{self, FederationRelationship, SpireRelationships};
@@ -101,6 +102,7 @@ async fn look(shared: &Shared, repeats: &mut Repeats) -> Result<(), ApiError> {
     });
     let relationships = relationships::all(&config, &spire);
     read_bootstraps(shared, &relationships, repeats);
+    keeping::look(shared, &api, relationships.values(), &spire);
     shared.held.replace_all(generation, &bundles);
     tell_link(shared, None);
     let endpoints = relationships.values().filter_map(FederationRelationship::endpoint_trust_domain);
@@ -173,7 +175,7 @@ fn read_bootstraps(
     relationships: &BTreeMap<TrustDomain, FederationRelationship>,
     repeats: &mut Repeats,
 ) {
-    let mut found = BTreeMap::new();
+    let (mut found, mut troubles) = (BTreeMap::new(), BTreeMap::new());
     let now = UnixTime::now();
     for relationship in relationships.values() {
         let (Some(path), Some(name)) = (&relationship.bootstrap_bundle, relationship.endpoint_trust_domain())
@@ -189,13 +191,20 @@ fn read_bootstraps(
                 repeats.over(&subject);
                 found.insert(name.clone(), Arc::new(bundle));
             }
-            Err(error) if repeats.is_new(&subject, &error.to_string()) => {
-                error!(trust_domain = %name, error = chain(&error), "bootstrap bundle cannot be used");
+            Err(error) => {
+                let error = chain(&error);
+                if repeats.is_new(&subject, &error) {
+                    error!(trust_domain = %name, error, "bootstrap bundle cannot be used");
+                }
+                let trouble =
+                    format!("bootstrap_bundle of {} cannot be used: {error}", relationship.trust_domain);
+                troubles.insert(name.clone(), trouble);
             }
-            Err(_) => {}
         }
     }
-    shared.held.set_bootstraps(found);
+    // Another relationship with an endpoint of that trust domain may have named a better one.
+    troubles.retain(|name, _| !found.contains_key(name));
+    shared.held.set_bootstraps(found, troubles);
 }
 
 /// Bundles that nobody names are told of once, or removed where the operator says so.

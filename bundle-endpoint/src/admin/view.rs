@@ -139,8 +139,7 @@ impl View {
         let now = unix_now();
         let states = self.states(spire);
         let mut troubles = states.iter().filter_map(|(trust_domain, state)| {
-            let held = self.hub.held.current(trust_domain).bundle;
-            let trouble = spire.unusable.clone().or_else(|| trouble(state, held.as_deref(), now))?;
+            let trouble = self.trouble(state, spire, now)?;
             Some(Reason::new(RELATIONSHIP_UNHEALTHY, format!("{trust_domain}: {trouble}")))
         });
         let mut listed: Vec<_> = troubles.by_ref().take(MOST_UNHEALTHY_LISTED).collect();
@@ -149,6 +148,25 @@ impl View {
             listed.push(Reason::new(RELATIONSHIP_UNHEALTHY, format!("and {more} more, see /status")));
         }
         listed
+    }
+
+    /// Why a relationship is not healthy, in words for an operator.
+    fn trouble(&self, state: &RelationshipState, spire: &SpireState, now: UnixTime) -> Option<String> {
+        // While the plugin sees nothing of SPIRE, what was last heard of it says nothing.
+        if spire.unusable.is_some() {
+            return spire.unusable.clone();
+        }
+        let relationship = &state.relationship;
+        let held = self.hub.held.current(&relationship.trust_domain);
+        let endpoint = relationship.profile.authenticating_domain();
+        let endpoint = endpoint.map(|domain| self.hub.held.current(domain)).unwrap_or_default();
+        let told = [held.keeping_trouble, endpoint.authentication_trouble];
+        let mut told: Vec<_> = told.into_iter().flatten().collect();
+        // What the plugin finds wrong is the cause of the rest, but not of a fetch that fails.
+        let own =
+            if told.is_empty() { trouble(state, held.bundle.as_deref(), now) } else { fetch_trouble(state) };
+        told.extend(own);
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
     fn own(&self, now: UnixTime) -> OwnStatus {
@@ -173,8 +191,7 @@ impl View {
         let relationship = &state.relationship;
         let held = self.hub.held.current(&relationship.trust_domain).bundle;
         let outcome = state.offer.as_ref().map(|offer| offer.outcome().borrow().clone());
-        // While the plugin sees nothing of SPIRE, what was last heard of it says nothing.
-        let reason = spire.unusable.clone().or_else(|| trouble(state, held.as_deref(), now));
+        let reason = self.trouble(state, spire, now);
         let endpoint_spiffe_id = match &relationship.profile {
             EndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => Some(endpoint_spiffe_id.to_string()),
             EndpointProfile::HttpsWeb { .. } => None,
@@ -212,10 +229,14 @@ impl View {
     }
 }
 
-/// Why a relationship is not healthy, in words for an operator.
+fn fetch_trouble(state: &RelationshipState) -> Option<String> {
+    state.failure.as_ref().map(|failure| format!("fetch failed: {}", failure.detail))
+}
+
+/// What is wrong as far as the endpoint sees by itself.
 fn trouble(state: &RelationshipState, held: Option<&Bundle>, now: UnixTime) -> Option<String> {
-    if let Some(failure) = &state.failure {
-        return Some(format!("fetch failed: {}", failure.detail));
+    if let Some(failed) = fetch_trouble(state) {
+        return Some(failed);
     }
     if state.last_success.is_none() {
         return Some("not fetched yet".into());

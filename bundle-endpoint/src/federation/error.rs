@@ -38,10 +38,7 @@ pub(crate) enum FetchError {
         source: io::Error,
     },
     /// The endpoint's ID is of a trust domain whose bundle nobody gave us.
-    #[error(
-        "no bundle of {trust_domain} is held to authenticate the endpoint with: give it a bootstrap_bundle, \
-         or set one with `spire-server bundle set -id spiffe://{trust_domain} -format spiffe`"
-    )]
+    #[error("no bundle of {trust_domain} is held to authenticate the endpoint with")]
     NoAuthenticationBundle {
         /// Of the endpoint SPIFFE ID.
         trust_domain: TrustDomain,

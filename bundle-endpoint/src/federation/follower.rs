@@ -211,6 +211,9 @@ impl Follower {
         let Some(domain) = self.relationship.profile.authenticating_domain() else { return String::new() };
         let hub = &self.shared.hub;
         let held = hub.held.current(domain);
+        if matches!(error, FetchError::NoAuthenticationBundle { .. }) {
+            return remedy::nothing_held(hub.trust_domain(), domain, self.relationship.mode, &held);
+        }
         let against = Against::of(&held);
         against
             .map(|against| remedy::told(error, Some(hub.trust_domain()), domain, against))

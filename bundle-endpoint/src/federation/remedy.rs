@@ -4,6 +4,7 @@
 use entente_bundle::{SvidError, TrustDomain};
 
 use super::error::FetchError;
+use super::relationship::Mode;
 use crate::link::Held;
 
 /// Where the bundle came from that authenticates an endpoint.
@@ -47,9 +48,7 @@ pub(crate) fn told(
     if own == Some(trust_domain) {
         return "; it was verified against our own bundle".into();
     }
-    let set = format!(
-        "set its current one with `spire-server bundle set -id spiffe://{trust_domain} -format spiffe -path FILE`"
-    );
+    let set = format!("set its current one with {}", set_command(trust_domain));
     match against {
         Against::File(file) => format!(
             "; it was verified against {file}: if {trust_domain} has other authorities by now, put there what \
@@ -68,6 +67,28 @@ pub(crate) fn told(
              held: {set}"
         ),
     }
+}
+
+/// Follows the text of a fetch for which nothing was held of `trust_domain`.
+pub(crate) fn nothing_held(own: &TrustDomain, trust_domain: &TrustDomain, mode: Mode, held: &Held) -> String {
+    // The plugin tells its own bundle by itself; and a bundle that nothing would keep is not worth setting.
+    if own == trust_domain || held.keeping_trouble.is_some() {
+        return String::new();
+    }
+    let set = set_command(trust_domain);
+    match mode {
+        Mode::Assisted => format!(
+            "; SPIRE needs one to fetch with as well: set it with {set} (a bootstrap_bundle serves the endpoint alone)"
+        ),
+        Mode::Managed if held.authentication_trouble.is_some() => {
+            format!("; mend the bootstrap_bundle, or set one with {set}")
+        }
+        Mode::Managed => format!("; give it a bootstrap_bundle, or set one with {set}"),
+    }
+}
+
+fn set_command(trust_domain: &TrustDomain) -> String {
+    format!("`spire-server bundle set -id spiffe://{trust_domain} -format spiffe -path FILE`")
 }
 
 #[cfg(test)]
@@ -100,6 +121,23 @@ mod tests {
         assert!(Against::of(&Held::default()).is_none());
         let own = told(&error, Some(&domain), &domain, Against::LastUsable);
         assert!(own.contains("our own bundle") && !own.contains("bundle set"));
+    }
+
+    #[test]
+    fn where_nothing_is_held_the_way_out_is_the_one_of_the_mode() {
+        let (own, domain) = (TrustDomain::new("a.test").unwrap(), TrustDomain::new("b.test").unwrap());
+        let says = |mode, held: &Held| nothing_held(&own, &domain, mode, held);
+        let set = "`spire-server bundle set -id spiffe://b.test -format spiffe -path FILE`";
+        let managed = says(Mode::Managed, &Held::default());
+        assert!(managed.contains("give it a bootstrap_bundle") && managed.contains(set), "{managed}");
+        let broken = Held { authentication_trouble: Some("x".into()), ..Held::default() };
+        let broken = says(Mode::Managed, &broken);
+        assert!(broken.contains("mend the bootstrap_bundle") && broken.contains(set), "{broken}");
+        let assisted = says(Mode::Assisted, &Held::default());
+        assert!(!assisted.contains("give it a bootstrap_bundle") && assisted.contains(set), "{assisted}");
+        let unkept = Held { keeping_trouble: Some("x".into()), ..Held::default() };
+        assert_eq!(says(Mode::Assisted, &unkept), "", "the relationship is what is missing");
+        assert_eq!(nothing_held(&domain, &domain, Mode::Managed, &Held::default()), "");
     }
 
     #[test]

@@ -16,6 +16,10 @@ pub(crate) struct Held {
     pub(crate) authentication_bundle: Option<Arc<Bundle>>,
     /// The file that it came from, where it is the operator's.
     pub(crate) authentication_file: Option<String>,
+    /// Why the operator's file cannot be used, in the plugin's words.
+    pub(crate) authentication_trouble: Option<String>,
+    /// Why nothing keeps `bundle` current and confirms it, in the plugin's words.
+    pub(crate) keeping_trouble: Option<String>,
 }
 
 /// All of them. A verifier asks it at each handshake, so the bundle held *now* decides (FED 5.2.2.4).

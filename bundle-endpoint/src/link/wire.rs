@@ -105,11 +105,12 @@ pub(crate) fn held(message: &link::HeldBundle) -> Result<(TrustDomain, Held), Me
     let read = |bundle: &Option<link::Bundle>| {
         bundle.as_ref().map(|bundle| bundle_of(&trust_domain, bundle)).transpose()
     };
-    let file = printable(&message.authentication_file, 500);
     let held = Held {
         bundle: read(&message.bundle)?,
         authentication_bundle: read(&message.authentication_bundle)?,
-        authentication_file: Some(file).filter(|file| !file.is_empty()),
+        authentication_file: reason(&message.authentication_file),
+        authentication_trouble: reason(&message.authentication_trouble),
+        keeping_trouble: reason(&message.keeping_trouble),
     };
     Ok((trust_domain, held))
 }

@@ -123,7 +123,7 @@ impl FakePlugin {
             trust_domain: trust_domain.into(),
             bundle: held.map(Into::into),
             authentication_bundle: bootstrap.map(Into::into),
-            authentication_file: String::new(),
+            ..HeldBundle::default()
         };
         self.say(Message::HeldBundle(message)).await;
     }

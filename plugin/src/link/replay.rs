@@ -30,8 +30,15 @@ pub(super) struct Replay {
 /// Why SPIRE's API cannot be used, and the configuration whose relationships were told as no more than declared.
 type ApiParts = (Option<Arc<str>>, Option<Arc<Config>>);
 
-/// Held bundle, and what authenticates the endpoint instead.
-type HeldParts = (Option<Arc<Bundle>>, Option<Arc<Bundle>>);
+/// What is known of one trust domain's bundle.
+#[derive(Debug, Default)]
+struct HeldParts {
+    held: Option<Arc<Bundle>>,
+    /// What authenticates the endpoint instead.
+    authenticating: Option<Arc<Bundle>>,
+    authentication_trouble: String,
+    keeping_trouble: String,
+}
 
 /// The relationships that were sent, and what they were made of.
 #[derive(Debug)]
@@ -180,9 +187,11 @@ impl Replay {
             };
             let message = wire::HeldBundle {
                 trust_domain: name.to_string(),
-                bundle: parts.0.as_deref().map(wire::Bundle::from),
-                authentication_bundle: parts.1.as_deref().map(wire::Bundle::from),
-                authentication_file: parts.1.as_ref().map(file).unwrap_or_default(),
+                bundle: parts.held.as_deref().map(wire::Bundle::from),
+                authentication_bundle: parts.authenticating.as_deref().map(wire::Bundle::from),
+                authentication_file: parts.authenticating.as_ref().map(file).unwrap_or_default(),
+                authentication_trouble: parts.authentication_trouble.clone(),
+                keeping_trouble: parts.keeping_trouble.clone(),
             };
             outbox.send(FromPlugin::HeldBundle(message)).await?;
             self.held.insert(name.clone(), parts);
@@ -195,9 +204,15 @@ impl Replay {
 fn held_parts(shared: &Shared, name: &TrustDomain, now: UnixTime) -> HeldParts {
     // An endpoint may show an ID of our own trust domain; its bundle is not a federated one.
     if shared.config().is_some_and(|config| config.trust_domain == *name) {
-        return (shared.own_bundle.current(), None);
+        return HeldParts { held: shared.own_bundle.current(), ..HeldParts::default() };
     }
-    shared.held.parts(name, now)
+    let (held, authenticating) = shared.held.parts(name, now);
+    HeldParts {
+        held,
+        authenticating,
+        authentication_trouble: shared.held.bootstrap_trouble(name).unwrap_or_default(),
+        keeping_trouble: shared.keeping.trouble(name).unwrap_or_default(),
+    }
 }
 
 /// Of the relationships with an endpoint of that trust domain the last one that names a file is where the watcher read it.
@@ -214,7 +229,10 @@ fn is_same(sent: &HeldParts, now: &HeldParts) -> bool {
     let same_bundle = |sent: &Option<Arc<Bundle>>, now: &Option<Arc<Bundle>>| {
         same(sent.as_ref(), now.as_ref(), |sent, now| Arc::ptr_eq(sent, now) || sent == now)
     };
-    same_bundle(&sent.0, &now.0) && same_bundle(&sent.1, &now.1)
+    same_bundle(&sent.held, &now.held)
+        && same_bundle(&sent.authenticating, &now.authenticating)
+        && sent.authentication_trouble == now.authentication_trouble
+        && sent.keeping_trouble == now.keeping_trouble
 }
 
 fn same<T>(one: Option<&T>, other: Option<&T>, same: impl Fn(&T, &T) -> bool) -> bool {

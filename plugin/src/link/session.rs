@@ -180,6 +180,7 @@ async fn write(shared: &Shared, outbox: &Outbox) -> Result<(), LinkError> {
     let mut identities = shared.identities.subscribe();
     let mut spire_relationships = shared.spire_relationships.subscribe();
     let mut held = shared.held.subscribe();
+    let mut keeping = shared.keeping.subscribe();
     let mut api_trouble = shared.api_trouble.subscribe();
     let mut removals = shared.removals.subscribe();
     let mut replay = Replay::default();
@@ -198,6 +199,7 @@ async fn write(shared: &Shared, outbox: &Outbox) -> Result<(), LinkError> {
             changed = identities.changed() => changed.is_err(),
             changed = spire_relationships.changed() => changed.is_err(),
             changed = held.changed() => changed.is_err(),
+            changed = keeping.changed() => changed.is_err(),
             changed = api_trouble.changed() => changed.is_err(),
             changed = removals.changed() => changed.is_err(),
             () = tokio::time::sleep_until(last_sent + HEARTBEAT) => false,

@@ -47,6 +47,21 @@ async fn the_bootstrap_bundle_is_lent_until_spire_holds_one() {
 }
 
 #[tokio::test]
+async fn a_bootstrap_bundle_that_cannot_be_used_is_told_to_the_endpoint_until_it_can() {
+    let federated = Federated::new("").await;
+    let path = federated.folder.join("bootstrap.json");
+    std::fs::write(&path, "{").unwrap();
+    federated.configure(&block(FOREIGN, &format!("bootstrap_bundle = {path:?}"))).await;
+    let expected =
+        format!("bootstrap_bundle of {FOREIGN} cannot be used: {} is no SPIFFE bundle", path.display());
+    let told = |text: &str| text.starts_with(&expected);
+    federated.endpoint.wait_held(FOREIGN, |held| told(&held.authentication_trouble)).await;
+    std::fs::write(&path, entente_bundle::document::render(&federated.bundle(1))).unwrap();
+    let held = federated.endpoint.wait_held(FOREIGN, |held| held.authentication_bundle.is_some()).await;
+    assert_eq!(held.authentication_trouble, "");
+}
+
+#[tokio::test]
 async fn a_bootstrap_bundle_may_be_pem() {
     let federated = Federated::new("").await;
     let path = federated.folder.join("bootstrap.pem");

@@ -65,13 +65,39 @@ async fn assisted_in_the_block_works_for_relationships_that_spire_does_not_list(
     let federated = Federated::new(&block(FOREIGN, "mode = \"assisted\"")).await;
     let (outcome, reason) = federated.offer(&federated.bundle(1)).await;
     assert_eq!(outcome, Outcome::Failed);
-    assert!(reason.contains("no relationship with trust domain"), "{reason}");
+    assert!(reason.contains("no relationship in SPIRE names foreign.test"), "{reason}");
     let refreshed = link_to_api(&federated.bundle(0));
     federated.spire.store.open().refreshed.insert(FOREIGN.into(), refreshed);
     assert_eq!(federated.offer(&federated.bundle(1)).await.0, Outcome::Set);
     let (outcome, reason) = federated.offer(&TestAuthority::new(FOREIGN).bundle()).await;
     assert_eq!(outcome, Outcome::Failed);
     assert!(reason.contains("found nothing new"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_assisted_bundle_that_no_relationship_of_spire_keeps_is_told_until_there_is_one() {
+    let held = TestAuthority::new(FOREIGN).bundle();
+    let federated =
+        Federated::with_store(&block(FOREIGN, "mode = \"assisted\""), |store| store.put(&held)).await;
+    let told =
+        federated.endpoint.wait_held(FOREIGN, |held| held.keeping_trouble.contains("nothing keeps")).await;
+    assert!(told.bundle.is_some(), "what lies there is not confirmed by lying there");
+    assert!(told.keeping_trouble.contains("no relationship in SPIRE names foreign.test"), "{told:?}");
+    assert!(
+        told.keeping_trouble.contains("federation create")
+            && told.keeping_trouble.contains("mode = \"managed\"")
+    );
+    let logs = &federated.plugin.launched.logs;
+    let line = "no relationship in spire names this trust domain, so nothing keeps or confirms its bundle";
+    assert_eq!(logs.wait_for_level("error", line).await["trust_domain"], FOREIGN);
+
+    federated.spire.store.relate(FOREIGN, Some(&held));
+    federated.endpoint.wait_held(FOREIGN, |held| held.keeping_trouble.is_empty()).await;
+    federated.spire.store.open().relationships.clear();
+    // SPIRE still refreshes it: what its configuration file says it lists to nobody.
+    logs.wait_for("spire keeps the bundle by a relationship that it does not list").await;
+    federated.endpoint.wait_held(FOREIGN, |held| held.keeping_trouble.is_empty()).await;
+    assert_eq!(logs.with_message(line).len(), 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,250 @@
+//! Whether SPIRE keeps the bundles of trust domains that are declared as assisted.
+//!
+//! SPIRE lists the relationships that were made through its API. Those of server.conf it lists to nobody, yet it refreshes them. So
+//! where none is listed SPIRE is asked for a refresh, and `NotFound` means that nobody fetches that bundle: one that lies there was
+//! put there once, grows old, and was confirmed by nobody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use entente_bundle::TrustDomain;
+use tokio::sync::watch;
+use tonic::Code;
+use tracing::{debug, error, info};
+
+use crate::hclog::chain;
+use crate::relationships::{FederationRelationship, Mode, SpireRelationships};
+use crate::server_api::{ApiError, REFRESH_DEADLINE, ServerApi};
+use crate::state::Shared;
+
+/// Waits between askings while nobody keeps it: SPIRE logs an error for each. A relationship that is made through the API is
+/// listed, and found without asking; one of server.conf needs a new server, and so a new plugin.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// Assisted trust domains whose relationship SPIRE does not list, and what it says of them when it is asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Keeping(Arc<watch::Sender<BTreeMap<TrustDomain, Unlisted>>>);
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Unlisted {
+    keeper: Keeper,
+    is_asking: bool,
+    /// When SPIRE is asked next, unless the answer stands.
+    ask_at: Instant,
+    wait: Duration,
+}
+
+/// Who keeps the bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Keeper {
+    Nobody,
+    /// By a relationship of its configuration file.
+    Spire,
+    /// SPIRE has not answered yet, or what it answered says nothing.
+    Unknown {
+        error: Option<String>,
+    },
+}
+
+/// For people, with the way out.
+pub(crate) fn nobody_keeps(trust_domain: &TrustDomain) -> String {
+    format!(
+        "no relationship in SPIRE names {trust_domain}: nothing keeps or confirms its bundle; {}",
+        way_out(trust_domain)
+    )
+}
+
+fn way_out(trust_domain: &TrustDomain) -> String {
+    format!(
+        "make one (spire-server federation create -trustDomain {trust_domain} ..., or federates_with in server.conf), or set mode = \"managed\" in the plugin's configuration"
+    )
+}
+
+/// Asks SPIRE about those that are due. The answers come later: a refresh lasts as long as the foreign endpoint likes.
+pub(crate) fn look<'a>(
+    shared: &Shared,
+    api: &ServerApi,
+    relationships: impl IntoIterator<Item = &'a FederationRelationship>,
+    spire: &SpireRelationships,
+) {
+    let assisted = relationships.into_iter().filter(|one| one.mode == Mode::Assisted);
+    let unlisted = assisted.map(|one| &one.trust_domain).filter(|name| !spire.contains_key(*name));
+    for trust_domain in shared.keeping.due(&unlisted.cloned().collect::<Vec<_>>(), Instant::now()) {
+        let (keeping, api) = (shared.keeping.clone(), api.clone());
+        tokio::spawn(async move {
+            let refreshed = api.refresh_bundle(&trust_domain).await;
+            keeping.answered(&trust_domain, &refreshed);
+        });
+    }
+}
+
+impl Keeping {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<BTreeMap<TrustDomain, Unlisted>> {
+        self.0.subscribe()
+    }
+
+    /// Why nothing keeps the bundle of this trust domain, for people.
+    pub(crate) fn trouble(&self, trust_domain: &TrustDomain) -> Option<String> {
+        match &self.0.borrow().get(trust_domain)?.keeper {
+            Keeper::Nobody => Some(nobody_keeps(trust_domain)),
+            Keeper::Spire => None,
+            Keeper::Unknown { error } => {
+                let error = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+                Some(format!(
+                    "SPIRE has not said yet whether a relationship of its own names {trust_domain}{error}"
+                ))
+            }
+        }
+    }
+
+    /// Takes those that are not listed now; returns those that SPIRE is to be asked about, and counts them as asked.
+    fn due(&self, unlisted: &[TrustDomain], now: Instant) -> Vec<TrustDomain> {
+        let mut due = Vec::new();
+        self.0.send_if_modified(|known| {
+            let before = known.len();
+            known.retain(|name, one| {
+                let stays = unlisted.contains(name);
+                if !stays && one.keeper == Keeper::Nobody {
+                    info!(trust_domain = %name, "the bundle that nothing kept is kept now, or not wanted any more");
+                }
+                stays
+            });
+            let mut is_changed = known.len() != before;
+            for name in unlisted {
+                let one = known.entry(name.clone()).or_insert_with(|| {
+                    is_changed = true;
+                    Unlisted::new(now)
+                });
+                if one.begin(now) {
+                    due.push(name.clone());
+                }
+            }
+            is_changed
+        });
+        due
+    }
+
+    /// Takes what SPIRE answered to a refresh, whoever asked for it.
+    pub(crate) fn answered(&self, trust_domain: &TrustDomain, refreshed: &Result<(), ApiError>) {
+        let keeper = Keeper::of(refreshed);
+        self.0.send_if_modified(|known| {
+            let Some(one) = known.get_mut(trust_domain) else { return false };
+            one.is_asking = false;
+            // What is known already is worth more than a call that failed.
+            if one.keeper == keeper || matches!(keeper, Keeper::Unknown { .. }) && one.keeper == Keeper::Spire
+            {
+                return false;
+            }
+            keeper.tell(trust_domain);
+            one.keeper = keeper;
+            true
+        });
+    }
+}
+
+impl Unlisted {
+    fn new(now: Instant) -> Self {
+        Self { keeper: Keeper::Unknown { error: None }, is_asking: false, ask_at: now, wait: FIRST_RETRY }
+    }
+
+    /// True where SPIRE is to be asked.
+    fn begin(&mut self, now: Instant) -> bool {
+        if self.is_asking || self.keeper == Keeper::Spire || now < self.ask_at {
+            return false;
+        }
+        self.is_asking = true;
+        self.ask_at = now + self.wait;
+        self.wait = (self.wait * 2).min(LONGEST_RETRY);
+        true
+    }
+}
+
+impl Keeper {
+    fn of(refreshed: &Result<(), ApiError>) -> Self {
+        match refreshed {
+            Ok(()) => Self::Spire,
+            Err(error) if error.code() == Some(Code::NotFound) => Self::Nobody,
+            // The foreign endpoint failed, or does not answer: whoever asked it has a relationship.
+            Err(error) if error.code() == Some(Code::Internal) => Self::Spire,
+            Err(ApiError::Timeout { deadline, .. }) if *deadline == REFRESH_DEADLINE => Self::Spire,
+            Err(error) => Self::Unknown { error: Some(chain(error)) },
+        }
+    }
+
+    fn tell(&self, trust_domain: &TrustDomain) {
+        match self {
+            Self::Nobody => {
+                let way_out = way_out(trust_domain);
+                error!(%trust_domain, way_out, "no relationship in spire names this trust domain, so nothing keeps or confirms its bundle");
+            }
+            Self::Spire => {
+                info!(%trust_domain, "spire keeps the bundle by a relationship that it does not list")
+            }
+            Self::Unknown { error } => {
+                debug!(%trust_domain, error, "spire does not say who keeps the bundle")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> TrustDomain {
+        TrustDomain::new("b.test").unwrap()
+    }
+
+    fn failed(code: Code) -> Result<(), ApiError> {
+        Err(ApiError::Call { call: "RefreshBundle", code, text: "x".into() })
+    }
+
+    #[test]
+    fn until_spire_has_said_that_it_keeps_the_bundle_nobody_does() {
+        let (keeping, now) = (Keeping::default(), Instant::now());
+        assert_eq!(keeping.due(&[name()], now), [name()]);
+        assert!(keeping.trouble(&name()).unwrap().contains("has not said yet"));
+        assert_eq!(keeping.due(&[name()], now + LONGEST_RETRY), [], "one question at a time");
+        for (answer, trouble) in [
+            (failed(Code::NotFound), Some("no relationship in SPIRE names b.test: nothing keeps")),
+            (failed(Code::PermissionDenied), Some("has not said yet")),
+            (failed(Code::Internal), None),
+            (failed(Code::Unavailable), None),
+            (failed(Code::NotFound), Some("nothing keeps")),
+            (Ok(()), None),
+        ] {
+            keeping.answered(&name(), &answer);
+            let told = keeping.trouble(&name());
+            assert_eq!(told.is_some(), trouble.is_some(), "{answer:?}: {told:?}");
+            assert!(told.unwrap_or_default().contains(trouble.unwrap_or_default()), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn while_nobody_keeps_it_spire_is_asked_ever_later_and_then_no_more() {
+        let (keeping, start) = (Keeping::default(), Instant::now());
+        let mut asked = Vec::new();
+        for second in 0..1000 {
+            if !keeping.due(&[name()], start + Duration::from_secs(second)).is_empty() {
+                asked.push(second);
+                keeping.answered(&name(), &failed(Code::NotFound));
+            }
+        }
+        assert_eq!(asked, [0, 5, 15, 35, 75, 155, 315, 615, 915]);
+        keeping.answered(&name(), &Ok(()));
+        assert_eq!(keeping.due(&[name()], start + Duration::from_secs(9999)), []);
+        assert_eq!(keeping.due(&[], start), [], "listed now");
+        assert_eq!(keeping.trouble(&name()), None);
+        assert_eq!(keeping.due(&[name()], start), [name()], "and not any more: asked anew");
+    }
+
+    #[test]
+    fn an_answer_about_what_is_listed_or_not_declared_changes_nothing() {
+        let keeping = Keeping::default();
+        keeping.answered(&name(), &failed(Code::NotFound));
+        assert_eq!(keeping.trouble(&name()), None);
+    }
+}
