@@ -2,6 +2,7 @@
 //!
 //! `socket` or `mutual` accepts and says who is there, `session` reads one stream and `writer` writes it, `hub` merges what all streams say.
 
+mod brakes;
 mod handshakes;
 mod held;
 mod hub;

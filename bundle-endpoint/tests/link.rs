@@ -17,12 +17,9 @@ use entente_bundle::testing::TestAuthority;
 use entente_proto::link::v1::link_client::LinkClient;
 use entente_proto::link::v1::plugin_message::Message;
 use entente_proto::link::v1::{Bundle as WireBundle, Heartbeat, OwnBundle, X509Authority};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::endpoint::{Endpoint, KEYLESS, config_text};
 use support::eventually;
-use support::plugin::{FakePlugin, channel, spiffe};
+use support::plugin::{FakePlugin, HELLO, UNREADABLE, channel, connects_with, spiffe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tonic::Code;
@@ -122,33 +119,14 @@ async fn whoever_does_not_begin_with_a_hello_is_refused() {
     endpoint.counts("link_refusals_total{reason=\"no_hello\"}", 1).await;
 }
 
-/// A call whose body is exactly this; gRPC puts a zero and the length before each message.
-async fn connects_with(endpoint: &Endpoint, body: Vec<u8>) {
-    let stream = UnixStream::connect(endpoint.link_socket()).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    let request = http::Request::post("http://link/entente.link.v1.Link/Connect")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Full::new(Bytes::from(body)))
-        .unwrap();
-    // The answer ends with the refusal, which is counted before.
-    let answer = sender.send_request(request).await.unwrap();
-    let _ = answer.into_body().collect().await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn messages_that_cannot_be_read_are_counted_before_and_after_the_hello() {
     let endpoint = Endpoint::keyless().await;
-    // Field 1, a hello, with its own field 1, the trust domain.
-    let hello = b"\0\0\0\0\x0a\x0a\x08\x0a\x06a.test".to_vec();
-    let unreadable = b"\0\0\0\0\x02\xff\xff".to_vec();
-    let oversized = b"\0\x7f\xff\xff\xff".to_vec();
-    for (reason, broken) in [("unreadable", unreadable), ("oversized", oversized)] {
-        connects_with(&endpoint, broken.clone()).await;
+    let oversized = b"\0\x7f\xff\xff\xff";
+    for (reason, broken) in [("unreadable", UNREADABLE), ("oversized", oversized)] {
+        connects_with(&endpoint.link_socket(), &[broken]).await;
         endpoint.counts(&format!("link_refusals_total{{reason=\"{reason}\"}}"), 1).await;
-        connects_with(&endpoint, [hello.clone(), broken].concat()).await;
+        connects_with(&endpoint.link_socket(), &[HELLO, broken]).await;
         endpoint.counts(&format!("link_refusals_total{{reason=\"{reason}\"}}"), 2).await;
     }
 }

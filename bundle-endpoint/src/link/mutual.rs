@@ -4,13 +4,11 @@
 //! A verdict holds no longer than what it was based on: open links are verified again when the bundle changes and on a timer,
 //! and end at an age. The plugin makes its link anew long before that.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use entente_bounds::Throttle;
 use entente_bundle::tls::{SvidVerifier, mutual_server_config};
 use entente_bundle::{Authorizer, SpiffeId, SvidError, TrustDomain};
 use entente_workload_identity::{Guarded, OpenConnections, Refusal, WorkloadIdentity};
@@ -23,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::Hub;
+use super::brakes::Brakes;
 use super::handshakes::Handshakes;
 use super::stream::{self, LinkPeer, LinkStream, MAX_LINKS, PREFACE_TIMEOUT};
 use crate::farewell::say_farewell;
@@ -99,7 +98,7 @@ impl MutualLink {
             connections: self.connections,
             identity: self.identity,
             links: Arc::new(Semaphore::new(MAX_LINKS)),
-            brakes: Brakes::default(),
+            brakes: Brakes::new(REFUSAL_INTERVAL),
             expected: self.expected,
         });
         let mut handshakes = Handshakes::new();
@@ -131,19 +130,10 @@ struct Door {
     connections: Arc<OpenConnections>,
     identity: WorkloadIdentity,
     links: Arc<Semaphore>,
+    /// The noise of strangers must not hide the impostor that came this far with an SVID.
     brakes: Brakes,
     /// The one ID that may link.
     expected: SpiffeId,
-}
-
-/// One brake for each reason: the noise of strangers must not hide the impostor that came this far with an SVID.
-#[derive(Default)]
-struct Brakes(Mutex<HashMap<&'static str, Throttle>>);
-
-impl Brakes {
-    fn pass(&self, reason: &'static str) -> Option<u64> {
-        crate::lock(&self.0).entry(reason).or_insert_with(|| Throttle::new(REFUSAL_INTERVAL)).pass()
-    }
 }
 
 /// Why a connection did not become a link.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use entente_bounds::Throttle;
 use entente_bundle::text::{printable, rfc3339};
 use entente_proto::link::v1::endpoint_message::Message as ToPlugin;
 use entente_proto::link::v1::link_server::Link;
@@ -22,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::brakes::Brakes;
 use super::hub::{Hub, LinkId, LinkInfo, Relationships};
 use super::signing::SignQueue;
 use super::spire::ServerApi;
@@ -31,6 +31,7 @@ use super::writer::{ToPluginSender, Writer};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::LentIdentity;
 use crate::logging::chain;
+use crate::metrics::Metrics;
 
 /// Sent when there was nothing else to say for so long.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -38,21 +39,24 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Silence of the other side that ends a link.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Between two lines about plugins that are refused.
+/// Between two lines about plugins, or messages of theirs, that are refused for the same reason.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is said about a message that is not taken.
+const MESSAGE_REFUSED: &str = "message of the plugin refused";
 
 /// The gRPC service behind the socket.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkService {
     hub: Arc<Hub>,
-    /// A plugin that is refused tries again every second.
-    refusals: Arc<Throttle>,
+    refusals: Arc<Refusals>,
     stop: CancellationToken,
 }
 
 impl LinkService {
     pub(crate) fn new(hub: Arc<Hub>, stop: CancellationToken) -> Self {
-        Self { hub, refusals: Arc::new(Throttle::new(REFUSAL_INTERVAL)), stop }
+        let refusals = Arc::new(Refusals::new(Arc::clone(&hub.metrics)));
+        Self { hub, refusals, stop }
     }
 }
 
@@ -95,9 +99,31 @@ impl Link for LinkService {
     }
 }
 
+/// Counts and logs what is refused, of all sessions together: a plugin that is refused comes again at once, and one that is
+/// broken or lies can say the same a thousand times in a second.
+#[derive(Debug)]
+struct Refusals {
+    metrics: Arc<Metrics>,
+    brakes: Brakes,
+}
+
+impl Refusals {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, brakes: Brakes::new(REFUSAL_INTERVAL) }
+    }
+
+    fn note(&self, event: &'static str, reason: &'static str, detail: &str) {
+        self.metrics.link_refusal(reason);
+        match self.brakes.pass(reason) {
+            Some(suppressed) => warn!(reason, detail, suppressed, "{event}"),
+            None => debug!(reason, detail, "{event}"),
+        }
+    }
+}
+
 struct Session {
     hub: Arc<Hub>,
-    refusals: Arc<Throttle>,
+    refusals: Arc<Refusals>,
     peer: LinkPeer,
     sender: ToPluginSender,
     stop: CancellationToken,
@@ -106,6 +132,7 @@ struct Session {
 /// What a session knows once the plugin has said who it is.
 struct Linked {
     hub: Arc<Hub>,
+    refusals: Arc<Refusals>,
     id: LinkId,
     queue: Arc<SignQueue>,
 }
@@ -139,12 +166,7 @@ impl Session {
 
     async fn first_message(&self, incoming: &mut Streaming<PluginMessage>) -> Result<PluginHello, Status> {
         let refuse = |reason: &'static str, status: Status| {
-            self.hub.metrics.link_refusal(reason);
-            let detail = status.message();
-            match self.refusals.pass() {
-                Some(suppressed) => warn!(reason, detail, suppressed, "link refused"),
-                None => debug!(reason, detail, "link refused"),
-            }
+            self.refusals.note("link refused", reason, status.message());
             status
         };
         let first = timeout(HEARTBEAT, incoming.message()).await;
@@ -176,7 +198,8 @@ impl Session {
         };
         info!(plugin_version = info.plugin_version, "plugin linked");
         let (queue, requests) = SignQueue::new(Arc::clone(&self.hub.sign_places));
-        let linked = Linked { id: self.hub.open(info), hub: Arc::clone(&self.hub), queue };
+        let (hub, refusals) = (Arc::clone(&self.hub), Arc::clone(&self.refusals));
+        let linked = Linked { id: hub.open(info), hub, refusals, queue };
         let writer = Writer::new(Arc::clone(&self.hub), self.sender.clone());
         let writer = AbortOnDropHandle::new(tokio::spawn(writer.run(requests)));
         let ended = tokio::select! {
@@ -204,8 +227,7 @@ impl Linked {
                 Ok(Ok(None)) => return Status::ok("the plugin closed the link"),
                 Ok(Err(status)) => {
                     if let Some(reason) = broken(&status) {
-                        self.hub.metrics.link_refusal(reason);
-                        warn!(reason, detail = status.message(), "message of the plugin refused");
+                        self.refusals.note(MESSAGE_REFUSED, reason, status.message());
                     }
                     return status;
                 }
@@ -240,13 +262,12 @@ impl Linked {
             Some(FromPlugin::Hello(_) | FromPlugin::Heartbeat(_)) | None => Ok(()),
         };
         if let Err(error) = taken {
-            self.refused("message of the plugin refused", &error);
+            self.refused(MESSAGE_REFUSED, &error);
         }
     }
 
     fn refused(&self, event: &'static str, error: &MessageError) {
-        self.hub.metrics.link_refusal(error.reason());
-        warn!(reason = error.reason(), error = chain(error), "{event}");
+        self.refusals.note(event, error.reason(), &chain(error));
     }
 
     fn own_bundle(&self, message: &OwnBundle) -> Result<(), MessageError> {
@@ -275,8 +296,7 @@ impl Linked {
                 self.hub.take_identity(self.id, Some(Arc::new(identity)));
             }
             Err(error) => {
-                self.hub.metrics.link_refusal("identity");
-                warn!(reason = "identity", error = chain(&error), "lent server identity refused");
+                self.refusals.note("lent server identity refused", "identity", &chain(&error));
             }
         }
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::Hub;
+use super::brakes::Brakes;
 use super::stream::{self, LinkPeer, LinkStream, LocalPeer, MAX_LINKS, PREFACE_TIMEOUT};
 use crate::address::UnixAddress;
 use crate::logging::chain;
@@ -27,6 +28,9 @@ const MAX_REFUSED: usize = 4;
 
 /// Between two looks whether the socket's file is still there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Between two lines about those who are refused for the same reason.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Between two lines about a file that cannot be made anew.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -137,7 +141,7 @@ impl LinkSocket {
             hub,
             links: Arc::new(Semaphore::new(MAX_LINKS)),
             told: Arc::new(Semaphore::new(MAX_REFUSED)),
-            throttle: Throttle::new(Duration::from_secs(10)),
+            brakes: Brakes::new(REFUSAL_INTERVAL),
         };
         let door = Arc::new(door);
         let mut looks = interval(LOOK_INTERVAL);
@@ -160,7 +164,7 @@ impl LinkSocket {
                 }
                 Err(error) => {
                     door.hub.metrics.link_refusal("accept_failed");
-                    if let Some(suppressed) = door.throttle.pass() {
+                    if let Some(suppressed) = door.brakes.pass("accept_failed") {
                         error!(%error, suppressed, "link socket cannot accept");
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -208,7 +212,7 @@ struct Door {
     links: Arc<Semaphore>,
     /// Places for peers that are only told why they may not link.
     told: Arc<Semaphore>,
-    throttle: Throttle,
+    brakes: Brakes,
 }
 
 impl Door {
@@ -243,7 +247,7 @@ impl Door {
 
     fn refused(&self, peer: LocalPeer, reason: &'static str, error: Option<io::Error>) {
         self.hub.metrics.link_refusal(reason);
-        if let Some(suppressed) = self.throttle.pass() {
+        if let Some(suppressed) = self.brakes.pass(reason) {
             let detail = error.map(|error| error.to_string());
             warn!(uid = peer.uid, pid = peer.pid, reason, detail, suppressed, "link refused");
         }

@@ -30,9 +30,12 @@ pub fn capture() {
 
 /// Waits for a line that holds all of these words.
 pub async fn line_with(words: &[&str]) -> String {
-    eventually(&format!("a line with {words:?}"), || async {
-        let text = String::from_utf8_lossy(&LINES.lock().unwrap()).into_owned();
-        text.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
-    })
-    .await
+    let found = || async { lines_with(words).into_iter().next() };
+    eventually(&format!("a line with {words:?}"), found).await
+}
+
+/// Those that hold all of these words by now.
+pub fn lines_with(words: &[&str]) -> Vec<String> {
+    let text = String::from_utf8_lossy(&LINES.lock().unwrap()).into_owned();
+    text.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
 }

@@ -15,10 +15,14 @@ use entente_proto::link::v1::{
     PluginMessage, Relationship, Relationships, ServerIdentity, SignRequest, SignResponse, offer_outcome,
     sign_response,
 };
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use sha2::{Digest, Sha256};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -45,6 +49,27 @@ pub struct FakePlugin {
 
 pub async fn channel(socket: &Path) -> Channel {
     Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap().connect().await.unwrap()
+}
+
+/// A message of gRPC, which begins with a zero and its length: field 1, a hello, with its own field 1, the trust domain.
+pub const HELLO: &[u8] = b"\0\0\0\0\x0a\x0a\x08\x0a\x06a.test";
+
+/// Another one, which holds no field.
+pub const UNREADABLE: &[u8] = b"\0\0\0\0\x02\xff\xff";
+
+/// A call whose body is exactly these bytes. Returns when it was refused, which is counted before.
+pub async fn connects_with(socket: &Path, body: &[&[u8]]) {
+    let stream = TokioIo::new(UnixStream::connect(socket).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("http://link/entente.link.v1.Link/Connect")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from(body.concat())))
+        .unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let _ = answer.into_body().collect().await;
 }
 
 impl FakePlugin {
