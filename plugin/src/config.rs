@@ -1,5 +1,6 @@
 //! The plugin's block of server.conf: value to [`Config`]. Configure and Validate share this, and every mistake is found in one go.
 
+mod address;
 mod duration;
 mod endpoint;
 mod federates_with;

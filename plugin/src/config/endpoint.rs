@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use entente_bundle::{SpiffeId, TrustDomain};
 
-use super::federates_with::is_host;
+use super::address::{is_host, port, why_nobody_is_there};
 use super::reader::Block;
 use super::{Mistakes, socket_path};
 use crate::unix_socket::AllowedOwner;
@@ -135,17 +135,20 @@ fn read_target(text: &str, target: &str, mistakes: &mut Mistakes) -> Option<(Str
         return None;
     };
     let read = target.rsplit_once(':').and_then(|(host, digits)| {
-        let port: u16 = digits.parse().ok()?;
-        // A sign or a zero in front is nothing that anybody means.
-        let is_port = port != 0 && port.to_string() == digits;
+        let port = port(digits)?;
         // IPv6 without brackets could be cut anywhere.
         let is_whole = host.starts_with('[') || !host.contains(':');
-        (is_port && is_whole && is_host(host)).then(|| (host.trim_matches(['[', ']']).to_owned(), port))
+        (is_whole && is_host(host)).then(|| (host.trim_matches(['[', ']']).to_owned(), port))
     });
-    if read.is_none() {
+    let Some((host, port)) = read else {
         wrong("");
+        return None;
+    };
+    if let Some(reason) = why_nobody_is_there(&host) {
+        mistakes.add("endpoint", format!("{host} is {reason}, found {text:?}"));
+        return None;
     }
-    read
+    Some((host, port))
 }
 
 #[cfg(test)]
@@ -220,6 +223,15 @@ mod tests {
         let network = format!("endpoint = \"dns:///bundle-endpoint:8444\" {ID} endpoint_uid = 0");
         assert!(one(&network).starts_with("endpoint_uid: is for unix:// only"));
         assert_eq!(mistakes("endpoint = \"dns:///x\" endpoint_uid = -1").len(), 4);
+    }
+
+    #[test]
+    fn an_address_at_which_nobody_can_be_is_refused_with_the_way_out() {
+        for target in ["0.0.0.0:1", "[::]:8444", "224.0.0.1:8444", "255.255.255.255:8444", "[fe80::1]:8444"] {
+            let told = one(&format!("endpoint = \"dns:///{target}\" {ID}"));
+            assert!(told.starts_with("endpoint: ") && told.contains(": name "), "{told}");
+            assert!(told.contains(&format!("found \"dns:///{target}\"")), "{told}");
+        }
     }
 
     #[test]

@@ -1,15 +1,14 @@
 //! `federates_with "TRUST DOMAIN" { ... }`: one relationship per foreign trust domain, in SPIRE's own words.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use entente_bundle::text::without_userinfo;
 use entente_bundle::{SpiffeId, TrustDomain};
 use http::Uri;
-use rustls_pki_types::ServerName;
 
 use super::Mistakes;
+use super::address::{is_host, port, why_nobody_is_there};
 use super::reader::Block;
 use crate::files;
 use crate::hcl::Object;
@@ -139,28 +138,18 @@ pub(crate) fn check_url(text: &str) -> Result<(), &'static str> {
             "expected a host that is a DNS name or an IP address (four numbers, or IPv6 in brackets)",
         );
     }
+    if let Some(reason) = why_nobody_is_there(host) {
+        return Err(reason);
+    }
     if text.contains('#') {
         return Err("expected an URL without a fragment");
     }
     // Read from the text: the parser passes over a port that is no number of 16 bits.
-    let port = authority.strip_prefix(host).unwrap_or_default();
-    if !(port.is_empty() || port.strip_prefix(':').is_some_and(is_port)) {
+    let behind = authority.strip_prefix(host).unwrap_or_default();
+    if !(behind.is_empty() || behind.strip_prefix(':').and_then(port).is_some()) {
         return Err("expected a port from 1 to 65535");
     }
     Ok(())
-}
-
-fn is_port(digits: &str) -> bool {
-    digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok_and(|port| port != 0)
-}
-
-/// What could ever be dialled. RFC 1123 2.1: labels of 1 to 63 letters, digits and inner hyphens (underscores are about, so they pass);
-/// and a name whose last label is a number is an IPv4 address or nothing.
-pub(super) fn is_host(text: &str) -> bool {
-    match text.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
-        None => ServerName::try_from(text).is_ok(),
-    }
 }
 
 /// The name that the profile has, and the profile where nothing in it is wrong.

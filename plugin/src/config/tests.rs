@@ -134,6 +134,11 @@ fn each_single_mistake_is_named() {
         ),
         (
             "https://10.10.0.141:8443",
+            "https://0.0.0.0:8443",
+            "federates_with \"cluster2.org\": bundle_endpoint_url: an address to listen on",
+        ),
+        (
+            "https://10.10.0.141:8443",
             "https://x/#a",
             "federates_with \"cluster2.org\": bundle_endpoint_url: expected an URL without a fragment",
         ),
