@@ -85,7 +85,7 @@ impl Counters {
 
 fn tell_held_back(shared: &Shared) {
     for Reopened { endpoint, kind, held_back } in shared.endpoint_lines.reopened(Instant::now()) {
-        warn!(endpoint, kind = kind.word(), held_back, "warnings about the bundle endpoint were held back");
+        warn!(endpoint, kind = kind.word(), held_back, "lines about the bundle endpoint were held back");
     }
 }
 

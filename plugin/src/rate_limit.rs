@@ -26,7 +26,15 @@ impl RateLimit {
 
     /// Takes one if there is one left.
     pub(crate) fn allows(&self, now: Instant) -> bool {
-        let mut bucket = self.filled(now);
+        self.allows_one_of(1, now)
+    }
+
+    /// The same where this is one of so many `parts`: that much less in the long run and at once.
+    pub(crate) fn allows_one_of(&self, parts: usize, now: Instant) -> bool {
+        let part = 1.0 / parts.max(1) as f64;
+        let mut bucket = self.bucket();
+        bucket.tokens = bucket.filled(self.per_second * part, self.burst * part, now);
+        bucket.filled_at = bucket.filled_at.max(now);
         if bucket.tokens < 1.0 {
             return false;
         }
@@ -35,16 +43,19 @@ impl RateLimit {
     }
 
     /// True where nothing of it is in use.
-    fn is_full(&self, now: Instant) -> bool {
-        self.filled(now).tokens >= self.burst
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.bucket().filled(self.per_second, self.burst, now) >= self.burst
     }
 
-    fn filled(&self, now: Instant) -> MutexGuard<'_, Bucket> {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = now.checked_duration_since(bucket.filled_at).unwrap_or(Duration::ZERO);
-        bucket.tokens = (bucket.tokens + passed.as_secs_f64() * self.per_second).min(self.burst);
-        bucket.filled_at = bucket.filled_at.max(now);
-        bucket
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bucket {
+    fn filled(&self, per_second: f64, burst: f64, now: Instant) -> f64 {
+        let passed = now.checked_duration_since(self.filled_at).unwrap_or(Duration::ZERO);
+        (self.tokens + passed.as_secs_f64() * per_second).min(burst)
     }
 }
 
@@ -57,6 +68,8 @@ pub(crate) enum LineKind {
     Message,
     /// Offers for trust domains that somebody federates with.
     Offer,
+    /// Addresses behind the endpoint's name come and go.
+    Replica,
     /// Signatures that are refused.
     Signature,
     /// Offers for trust domains that nobody federates with.
@@ -64,7 +77,8 @@ pub(crate) enum LineKind {
 }
 
 impl LineKind {
-    const ALL: [Self; 5] = [Self::Link, Self::Message, Self::Offer, Self::Signature, Self::StrangerOffer];
+    const ALL: [Self; 6] =
+        [Self::Link, Self::Message, Self::Offer, Self::Replica, Self::Signature, Self::StrangerOffer];
 
     /// One word for the log.
     pub(crate) fn word(self) -> &'static str {
@@ -72,6 +86,7 @@ impl LineKind {
             Self::Link => "link",
             Self::Message => "message",
             Self::Offer => "offer",
+            Self::Replica => "replica",
             Self::Signature => "signature",
             Self::StrangerOffer => "stranger_offer",
         }
@@ -93,7 +108,7 @@ pub(crate) struct EndpointLines {
 }
 
 #[derive(Debug)]
-struct Budgets([(LineKind, Budget); 5]);
+struct Budgets([(LineKind, Budget); LineKind::ALL.len()]);
 
 #[derive(Debug)]
 struct Budget {
@@ -123,7 +138,7 @@ impl EndpointLines {
         self.with(endpoint, now, allows) && allows(&self.total)
     }
 
-    /// True where a line at warn or error level may be written; else it counts as held back.
+    /// True where a line at info level or above may be written; else it counts as held back.
     pub(crate) fn may_warn(&self, endpoint: &str, kind: LineKind) -> bool {
         self.may_warn_at(endpoint, kind, Instant::now())
     }

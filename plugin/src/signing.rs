@@ -3,8 +3,9 @@
 //! The bundle endpoint faces the network and is not trusted. Everything but a TLS 1.3 server CertificateVerify is refused,
 //! because the same key is SPIRE Server's own towards its agents.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rustls::SignatureScheme;
@@ -47,7 +48,7 @@ pub(crate) enum Refusal {
     Key { reason: String },
     #[error("no identity of SPIRE Server is known yet")]
     NoIdentity,
-    #[error("more than {RATE} signatures per second")]
+    #[error("more than {RATE} signatures per second over all links, or than this link's part of them")]
     Rate,
     #[error("scheme {scheme:#06x} does not fit the key of the certificate")]
     Scheme { scheme: u32 },
@@ -91,16 +92,70 @@ pub(crate) struct SigningRequest<'a> {
     pub(crate) content: &'a [u8],
 }
 
-/// The bound on signatures, for all links together.
-pub(crate) fn rate_limit(now: Instant) -> RateLimit {
-    RateLimit::new(RATE, BURST, now)
+/// Signatures that may be lent over all links together. Each linked endpoint has an equal part of them, so that one that asks
+/// without end uses up nothing of the others'.
+#[derive(Debug)]
+pub(crate) struct Signatures {
+    total: RateLimit,
+    each: Mutex<BTreeMap<String, Part>>,
+}
+
+#[derive(Debug)]
+struct Part {
+    limit: RateLimit,
+    /// Two while a link is made anew.
+    links: usize,
+}
+
+/// One link's right to ask, for as long as it lasts.
+#[derive(Debug)]
+pub(crate) struct Lending<'a> {
+    signatures: &'a Signatures,
+    endpoint: &'a str,
+}
+
+impl Signatures {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { total: RateLimit::new(RATE, BURST, now), each: Mutex::default() }
+    }
+
+    /// A link has come up. What its endpoint used before still counts.
+    pub(crate) fn lend<'a>(&'a self, endpoint: &'a str, now: Instant) -> Lending<'a> {
+        let mut each = self.each();
+        each.retain(|_, part| part.links > 0 || !part.limit.is_full(now));
+        let fresh = || Part { limit: RateLimit::new(RATE, BURST, now), links: 0 };
+        each.entry(endpoint.to_owned()).or_insert_with(fresh).links += 1;
+        Lending { signatures: self, endpoint }
+    }
+
+    fn each(&self) -> MutexGuard<'_, BTreeMap<String, Part>> {
+        self.each.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lending<'_> {
+    /// Takes one if there is one left.
+    fn allows(&self, now: Instant) -> bool {
+        let each = self.signatures.each();
+        let parts = each.values().filter(|part| part.links > 0).count();
+        let own = each.get(self.endpoint);
+        own.is_some_and(|own| own.limit.allows_one_of(parts, now)) && self.signatures.total.allows(now)
+    }
+}
+
+impl Drop for Lending<'_> {
+    fn drop(&mut self) {
+        if let Some(part) = self.signatures.each().get_mut(self.endpoint) {
+            part.links -= 1;
+        }
+    }
 }
 
 /// Signs if every rule agrees. `keys` are the current and the previous one.
 pub(crate) fn sign(
     request: &SigningRequest<'_>,
     keys: &[ServerKey],
-    limit: &RateLimit,
+    lending: &Lending<'_>,
     now: Instant,
 ) -> Result<Vec<u8>, Refusal> {
     if keys.is_empty() {
@@ -118,7 +173,7 @@ pub(crate) fn sign(
         return Err(misfit);
     }
     let signer = key.key.choose_scheme(&[scheme]).ok_or(misfit)?;
-    if !limit.allows(now) {
+    if !lending.allows(now) {
         return Err(Refusal::Rate);
     }
     signer.sign(request.content).map_err(|error| Refusal::Key { reason: error.to_string() })

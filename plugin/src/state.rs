@@ -15,10 +15,10 @@ use crate::identity::Identities;
 use crate::keeping::Keeping;
 use crate::own_bundle::OwnBundle;
 use crate::pending_removals::PendingRemovals;
-use crate::rate_limit::{EndpointLines, RateLimit};
+use crate::rate_limit::EndpointLines;
 use crate::relationships::{self, FederationRelationship, SpireRelationships};
 use crate::server_api::Connections;
-use crate::signing;
+use crate::signing::Signatures;
 
 /// Everything that outlives a single call.
 #[derive(Debug)]
@@ -43,8 +43,7 @@ pub(crate) struct Shared {
     pub(crate) api_trouble: watch::Sender<Option<Arc<str>>>,
     /// Asks for a look at what SPIRE holds at once.
     pub(crate) look_wanted: Notify,
-    /// Signatures that may be lent, over all links together.
-    pub(crate) signatures: RateLimit,
+    pub(crate) signatures: Signatures,
     pub(crate) endpoint_lines: EndpointLines,
     pub(crate) counters: Counters,
 }
@@ -65,7 +64,7 @@ impl Shared {
             removals: PendingRemovals::default(),
             api_trouble: watch::Sender::new(Some("SPIRE's API has not answered the plugin yet".into())),
             look_wanted: Notify::new(),
-            signatures: signing::rate_limit(Instant::now()),
+            signatures: Signatures::new(Instant::now()),
             endpoint_lines: EndpointLines::new(Instant::now()),
             counters: Counters::default(),
         })

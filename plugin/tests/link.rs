@@ -245,6 +245,7 @@ async fn an_endpoint_cannot_flood_the_log() {
     let authority = TestAuthority::new(OWN);
     let chain = plugin.lent.lend(&authority, own_bundle(&authority, 1));
     wait_for_chain(&endpoint, &chain).await;
+    let started = Instant::now();
     for number in 0..500 {
         endpoint.offer(&format!("stranger{number}.test"), None).await;
         endpoint.sign(&sha256(&chain[0]), P256, b"anything else").await;
@@ -253,12 +254,18 @@ async fn an_endpoint_cannot_flood_the_log() {
     endpoint.sign(&[], P256, &[]).await;
     let logs = &plugin.launched.logs;
     for message in ["offered bundle refused", "signature refused"] {
-        assert!(!logs.with_message(message).is_empty(), "{message} is told");
+        logs.wait_for(message).await;
     }
+    // Budgets come back with time, and a busy machine takes its time.
+    let allowed = 400.0 + 5.0 * started.elapsed().as_secs_f64();
     let lines = logs.all().len();
-    assert!(lines < 400, "{lines} lines for 1500 messages");
-    let line = logs.wait_for("warnings about the bundle endpoint were held back").await;
-    assert!(line["kind"] == "stranger_offer" && line["held_back"].as_u64() > Some(100), "{line:?}");
+    assert!((lines as f64) < allowed, "{lines} lines for 1500 messages, {allowed} allowed");
+    until("the number of those that were held back is told", || {
+        let told = logs.with_message("lines about the bundle endpoint were held back");
+        let told = told.iter().filter(|line| line["kind"] == "stranger_offer");
+        told.filter_map(|line| line["held_back"].as_u64()).sum::<u64>() > 100
+    })
+    .await;
     until("refusals are counted", || {
         plugin.lent.counted().iter().any(|request| request.key == ["entente", "offers"])
     })

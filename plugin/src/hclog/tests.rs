@@ -27,7 +27,12 @@ impl Captured {
 
     /// Those at warn level with this sentence, so far.
     pub(crate) fn warnings(&self, message: &str) -> Vec<Line> {
-        let is_one = |line: &&Line| line["@level"] == "warn" && line["@message"] == message;
+        self.at_level("warn", message)
+    }
+
+    /// The same at any level.
+    pub(crate) fn at_level(&self, level: &str, message: &str) -> Vec<Line> {
+        let is_one = |line: &&Line| line["@level"] == level && line["@message"] == message;
         self.lines.lock().unwrap().iter().filter(is_one).cloned().collect()
     }
 }

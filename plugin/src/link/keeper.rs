@@ -159,16 +159,20 @@ struct Story<'a> {
     repeats: Repeats,
     /// The last thing told was bad news, or nothing was told yet.
     is_down: bool,
+    is_fresh: bool,
 }
 
 impl<'a> Story<'a> {
     fn new(keeper: &'a Keeper) -> Self {
-        Self { keeper, repeats: Repeats::default(), is_down: true }
+        Self { keeper, repeats: Repeats::default(), is_down: true, is_fresh: true }
     }
 
     fn established(&mut self) {
         self.repeats.over("link");
-        if std::mem::take(&mut self.is_down) {
+        let (is_fresh, was_down) = (std::mem::take(&mut self.is_fresh), std::mem::take(&mut self.is_down));
+        // Where there was bad news, that had its brake; but an address may come and go as its name likes.
+        let lines = &self.keeper.shared.endpoint_lines;
+        if was_down && (!is_fresh || lines.may_warn(&self.keeper.origin.endpoint, LineKind::Replica)) {
             info!(endpoint = %self.keeper.target, "link established");
         }
     }
@@ -182,7 +186,7 @@ impl<'a> Story<'a> {
             return;
         }
         self.repeats.is_new("link", &reason);
-        self.is_down = true;
+        (self.is_down, self.is_fresh) = (true, false);
         if end.is_misconfiguration() {
             error!(%endpoint, reason, "link refused");
         } else if was_up {

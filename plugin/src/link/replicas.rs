@@ -13,13 +13,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::keeper::Keeper;
 use super::resolve::Resolve;
 use super::{Target, Way};
 use crate::federation::Federation;
 use crate::guard::supervised;
+use crate::rate_limit::LineKind;
 use crate::repeats::Repeats;
 use crate::state::Shared;
 
@@ -116,13 +117,15 @@ struct Replica {
 impl Replicas<'_> {
     fn update(&mut self, found: BTreeSet<SocketAddr>, repeats: &mut Repeats) {
         let patience = self.pace.patience;
-        self.links.retain(|address, replica| {
+        let mut links = std::mem::take(&mut self.links);
+        links.retain(|address, replica| {
             let stays = replica.stays(found.contains(address), patience);
             if !stays {
-                info!(endpoint = %address, "endpoint is gone from its name");
+                self.tell(*address, "endpoint is gone from its name");
             }
             stays
         });
+        self.links = links;
         for address in &found {
             if self.links.contains_key(address) {
                 continue;
@@ -144,8 +147,18 @@ impl Replicas<'_> {
         repeats.over("count");
     }
 
+    /// Whoever answers for the name must not fill the log with addresses: all of them together have one budget.
+    fn tell(&self, address: SocketAddr, event: &'static str) {
+        let (lines, host) = (&self.shared.endpoint_lines, self.name.host);
+        if lines.may_warn(host, LineKind::Replica) {
+            info!(endpoint = %address, host, "{event}");
+        } else if lines.may_detail(host, LineKind::Replica) {
+            debug!(endpoint = %address, host, "{event}");
+        }
+    }
+
     fn begin(&self, address: SocketAddr) -> Replica {
-        info!(endpoint = %address, "endpoint found behind its name");
+        self.tell(address, "endpoint found behind its name");
         let way = Way::Network { address, spiffe_id: self.name.spiffe_id.clone() };
         let target = Target { way, trust_domain: self.name.trust_domain.clone() };
         let keeper = Arc::new(Keeper::new(self.shared, self.federation, target, Arc::clone(&self.failed)));

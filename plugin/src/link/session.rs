@@ -25,7 +25,7 @@ use crate::counters::Counter;
 use crate::federation::Federation;
 use crate::hclog::chain;
 use crate::rate_limit::LineKind;
-use crate::signing::{self, Refusal, SigningRequest};
+use crate::signing::{self, Lending, Refusal, SigningRequest};
 use crate::state::Shared;
 
 /// Longest wait for anything at all from the endpoint.
@@ -103,8 +103,14 @@ impl Opened {
         federation: &Arc<Federation>,
         origin: &Arc<Origin>,
     ) -> LinkError {
-        let reader =
-            Reader { shared, federation, origin, signatures: &self.signatures, outcomes: &self.outcomes };
+        let reader = Reader {
+            shared,
+            federation,
+            origin,
+            lending: shared.signatures.lend(&origin.endpoint, Instant::now()),
+            signatures: &self.signatures,
+            outcomes: &self.outcomes,
+        };
         let end = tokio::select! {
             end = reader.run(&mut self.inbound) => end,
             end = write(shared, &self.state) => end,
@@ -220,6 +226,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    lending: Lending<'a>,
     async fn run(&self, inbound: &mut Streaming<wire::EndpointMessage>) -> Result<(), LinkError> {
         loop {
             let next =
@@ -270,7 +277,7 @@ impl Reader<'_> {
                 signature_scheme: request.signature_scheme,
                 content: &request.content,
             };
-            signing::sign(&request, &self.shared.identities.keys(), &self.shared.signatures, Instant::now())
+            signing::sign(&request, &self.shared.identities.keys(), &self.lending, Instant::now())
         } else {
             Err(Refusal::SwitchedOff)
         };

@@ -26,7 +26,7 @@ fn ask(
     let request =
         SigningRequest { certificate_sha256: &leaf, signature_scheme: u16::from(scheme).into(), content };
     let now = Instant::now();
-    sign(&request, keys, &rate_limit(now), now)
+    sign(&request, keys, &Signatures::new(now).lend("x", now), now)
 }
 
 const P256: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
@@ -94,7 +94,7 @@ fn a_scheme_that_does_not_fit_the_key_is_refused() {
     };
     let now = Instant::now();
     assert_eq!(
-        sign(&request, std::slice::from_ref(&ec), &rate_limit(now), now),
+        sign(&request, std::slice::from_ref(&ec), &Signatures::new(now).lend("x", now), now),
         Err(Refusal::Scheme { scheme: 0x1_0403 })
     );
 }
@@ -113,13 +113,41 @@ fn every_kind_of_server_key_signs_with_its_schemes() {
     }
 }
 
+/// How many of so many are granted.
+fn granted(lending: &Lending<'_>, at: Instant, tries: usize) -> usize {
+    (0..tries).filter(|_| lending.allows(at)).count()
+}
+
 #[test]
 fn the_rate_is_bounded_and_recovers() {
     let start = Instant::now();
-    let limit = rate_limit(start);
-    let granted = |at: Duration, tries: usize| (0..tries).filter(|_| limit.allows(start + at)).count();
+    let signatures = Signatures::new(start);
+    let only = signatures.lend("one", start);
+    let granted = |at: Duration, tries| granted(&only, start + at, tries);
     assert_eq!(granted(Duration::ZERO, 5000), 2000);
     assert_eq!(granted(Duration::from_millis(500), 5000), 500);
     assert_eq!(granted(Duration::from_secs(3600), 5000), 2000);
     assert_eq!(granted(Duration::ZERO, 10), 0, "time that goes back gives nothing");
+}
+
+#[test]
+fn an_endpoint_that_asks_without_end_takes_nothing_of_the_others_part() {
+    let start = Instant::now();
+    let signatures = Signatures::new(start);
+    let (greedy, other) = (signatures.lend("greedy", start), signatures.lend("other", start));
+    assert_eq!((granted(&greedy, start, 5000), granted(&other, start, 5000)), (1000, 1000));
+    let later = start + Duration::from_secs(1);
+    assert_eq!((granted(&greedy, later, 5000), granted(&other, later, 5000)), (500, 500));
+    let anew = signatures.lend("greedy", later);
+    assert_eq!(granted(&anew, later, 10), 0, "a second link of one endpoint is no second part");
+    drop((greedy, anew));
+    let again = signatures.lend("greedy", later);
+    assert_eq!(granted(&again, later, 10), 0, "nor is one that comes again");
+    drop(again);
+    let alone = later + Duration::from_secs(2);
+    assert_eq!(granted(&other, alone, 5000), 2000, "who is alone has everything");
+    let third = signatures.lend("third", alone);
+    assert_eq!(granted(&third, alone, 10), 0, "there is never more than the total");
+    let later = alone + Duration::from_secs(1);
+    assert_eq!(granted(&third, later, 5000) + granted(&other, later, 5000), 1000);
 }

@@ -7,8 +7,11 @@ use std::io;
 use std::sync::Mutex;
 
 use entente_bundle::testing::TestAuthority;
+use entente_proto::link::v1::endpoint_message::Message as FromEndpoint;
 use entente_proto::link::v1::offer_outcome::Outcome;
+use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 use entente_proto::link::v1::sign_response::Result as SignResult;
+use entente_proto::link::v1::{SignRequest, SignResponse};
 use entente_proto::spire::hostservice::server::identityprovider::v1::X509Identity;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -159,6 +162,25 @@ async fn an_answer_that_fails_or_is_empty_ends_no_link_and_one_without_the_addre
 }
 
 #[tokio::test]
+async fn an_answer_that_is_another_each_time_does_not_fill_the_log() {
+    let captured = Captured::start();
+    let shared = Shared::new(Role::Publisher);
+    let federation = Federation::new(shared.clone());
+    let (spiffe_id, own) = (SpiffeId::new(ENDPOINT).unwrap(), TrustDomain::new(OWN).unwrap());
+    let name = Name { host: "x", port: 1, spiffe_id: &spiffe_id, trust_domain: &own };
+    let (failed, links) = (Arc::new(Notify::new()), BTreeMap::new());
+    let mut replicas = Replicas { shared: &shared, federation: &federation, name, pace: PACE, failed, links };
+    for number in 0..200 {
+        let address = SocketAddr::from(([127, 0, 0, number], 1));
+        replicas.update(BTreeSet::from([address]), &mut Repeats::default());
+    }
+    let told = |message: &str| captured.at_level("info", message).len();
+    let (found, gone) = (told("endpoint found behind its name"), told("endpoint is gone from its name"));
+    assert!(found > 0 && gone > 0 && found + gone <= 31, "{found} and {gone}");
+    assert_eq!(replicas.links.len(), 1);
+}
+
+#[tokio::test]
 async fn replicas_that_are_no_endpoint_do_not_hold_up_the_one_that_is() {
     let rig = Rig::start();
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -210,20 +232,41 @@ async fn a_replica_that_never_reads_loses_its_own_link_and_its_offers_hold_back_
 }
 
 #[tokio::test]
-async fn signatures_are_bounded_over_all_replicas_together() {
+async fn a_replica_that_has_signatures_made_without_end_leaves_the_others_theirs() {
     let rig = Rig::start();
-    let one = MutualEndpoint::start(&rig.authority).await;
-    let two = MutualEndpoint::start(&rig.authority).await;
-    rig.names.say(&[&one, &two]);
-    one.fake.wait_own_bundle(1).await;
-    two.fake.wait_own_bundle(1).await;
-    // An hour on, so that nothing comes back while the test runs.
-    let later = std::time::Instant::now() + Duration::from_secs(3600);
-    while rig.shared.signatures.allows(later) {}
-    for fake in [&one.fake, &two.fake] {
-        let answer = fake.sign(&rig.leaf, P256, &certificate_verify()).await;
-        let SignResult::Refusal(reason) = answer else { panic!("{answer:?}") };
+    let greedy = MutualEndpoint::start(&rig.authority).await;
+    let good = MutualEndpoint::start(&rig.authority).await;
+    rig.names.say(&[&greedy, &good]);
+    greedy.fake.wait_own_bundle(1).await;
+    good.fake.wait_own_bundle(1).await;
+    let is_refused = |message: FromPlugin| match message {
+        FromPlugin::SignResponse(SignResponse { result: Some(SignResult::Refusal(reason)), .. }) => {
+            Some(reason)
+        }
+        _ => None,
+    };
+    let flooding = async {
+        loop {
+            let request = SignRequest {
+                request_id: 0,
+                certificate_sha256: rig.leaf.clone(),
+                signature_scheme: P256,
+                content: certificate_verify(),
+            };
+            greedy.fake.say(FromEndpoint::SignRequest(request)).await;
+        }
+    };
+    let asking = async {
+        let reason = greedy.fake.wait("a refusal", is_refused).await;
         assert!(reason.contains("signatures per second"), "{reason}");
+        for _ in 0..20 {
+            let answer = good.fake.sign(&rig.leaf, P256, &certificate_verify()).await;
+            assert!(matches!(answer, SignResult::Signature(_)), "{answer:?}");
+        }
+    };
+    tokio::select! {
+        () = flooding => {}
+        () = asking => {}
     }
 }
 
