@@ -11,12 +11,16 @@ use std::time::Duration;
 use entente_bundle::testing::{TestAuthority, TestSvid};
 use entente_bundle::tls::{CertificateSlot, public_server_config};
 use entente_proto::spire::plugin::types;
-use rustls::HandshakeKind;
 use rustls::server::ServerSessionMemoryCache;
+use rustls::{HandshakeKind, ServerConfig};
 use support::endpoint::Manner;
 use support::mutual::{ENDPOINT, Handshake, MutualEndpoint, tls};
 use support::plugin::Plugin;
-use support::{OWN, own_bundle, until};
+use support::{OWN, PATIENCE, own_bundle, until};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 /// A plugin that is to link to this address, and that has what SPIRE Server lends.
 async fn configured(address: SocketAddr, authority: &TestAuthority) -> Plugin {
@@ -94,6 +98,44 @@ async fn an_older_tls_hears_nothing() {
     let line = plugin.launched.logs.wait_for("link is down").await;
     assert!(line["reason"].as_str().unwrap().contains("ProtocolVersion"), "{line:?}");
     assert_eq!(endpoint.fake.links(), 0);
+}
+
+/// What a server with this TLS hears of the plugin until the plugin gives up on it. It says nothing itself.
+async fn heard_by_a_silent_server(tls: ServerConfig, authority: &TestAuthority) -> (Plugin, Vec<u8>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plugin = configured(listener.local_addr().unwrap(), authority).await;
+    let (tcp, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let mut stream = TlsAcceptor::from(Arc::new(tls)).accept(tcp).await.unwrap();
+    let mut heard = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("the plugin gives up");
+    (plugin, heard)
+}
+
+/// The plugin's hello names its trust domain; before it there is nothing but how HTTP/2 begins.
+fn is_told_nothing(heard: &[u8]) -> bool {
+    !heard.windows(OWN.len()).any(|window| window == OWN.as_bytes())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_asks_for_no_certificate_hears_nothing() {
+    let authority = TestAuthority::new(OWN);
+    let slot = Arc::new(CertificateSlot::default());
+    slot.set(authority.svid("/bundle-endpoint").build().certified_key());
+    let tls = public_server_config(slot, &[&rustls::version::TLS13], &[b"h2"]).unwrap();
+    let (plugin, heard) = heard_by_a_silent_server(tls, &authority).await;
+    assert_eq!(heard, b"");
+    let line = plugin.launched.logs.wait_for("link refused").await;
+    assert!(line["reason"].as_str().unwrap().contains("asked for no certificate"), "{line:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_has_not_taken_the_certificate_yet_hears_no_hello() {
+    let authority = TestAuthority::new(OWN);
+    let (tls, _) = tls(&authority, &authority.svid("/bundle-endpoint").build());
+    let (plugin, heard) = heard_by_a_silent_server(tls, &authority).await;
+    assert!(is_told_nothing(&heard), "{}", String::from_utf8_lossy(&heard));
+    let line = plugin.launched.logs.wait_for("link is down").await;
+    assert!(line["reason"].as_str().unwrap().contains("did not say hello"), "{line:?}");
 }
 
 #[tokio::test]

@@ -4,13 +4,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use entente_bundle::tls::{CertificateSlot, SvidVerifier, mutual_client_config};
 use entente_bundle::{Authorizer, Bundle, BundleSource, SpiffeId, SvidError, TrustDomain, svid};
-use rustls::AlertDescription;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+use rustls::{AlertDescription, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -63,7 +66,22 @@ pub(super) struct Secured {
     expected: SpiffeId,
     shown: Arc<Identity>,
     renew_at: Instant,
-    alert: Arc<OnceLock<AlertDescription>>,
+    heard: Arc<Heard>,
+}
+
+/// What the other end says beneath HTTP/2, which keeps nothing of it.
+#[derive(Debug, Default)]
+struct Heard {
+    alert: OnceLock<AlertDescription>,
+    /// Whether the first thing that came was data; `None` before.
+    has_spoken: watch::Sender<Option<bool>>,
+}
+
+/// Shows the certificate of SPIRE Server, and remembers whether anybody wanted to see it.
+#[derive(Debug)]
+struct Shown {
+    slot: CertificateSlot,
+    was_asked_for: AtomicBool,
 }
 
 /// Connects, and refuses whoever is not the configured endpoint.
@@ -89,20 +107,23 @@ async fn secure(shared: &Shared, address: SocketAddr, spiffe_id: &SpiffeId) -> R
     // Signatures travel in small messages, and a handshake waits for each.
     tcp.set_nodelay(true).map_err(failed)?;
     let trusted = OwnAuthorities(shared.own_bundle.subscribe());
-    let slot = Arc::new(CertificateSlot::default());
-    slot.set(shown.certified_key());
+    let resolver = Arc::new(Shown::new(shown.certified_key()));
     let verifier = SvidVerifier::new(Arc::new(trusted), Authorizer::exact(spiffe_id.clone()));
-    let tls = mutual_client_config(verifier, slot, &[b"h2"])
+    let mut tls = mutual_client_config(verifier, Arc::default(), &[b"h2"])
         .map_err(|error| LinkError::Handshake(io::Error::other(error)))?;
+    tls.client_auth_cert_resolver = Arc::clone(&resolver) as _;
     let handshake = TlsConnector::from(Arc::new(tls)).connect(ServerName::from(address.ip()), tcp);
     let stream = timeout(DIAL, handshake).await.map_err(|_| LinkError::TimedOut { after: DIAL })?;
     let stream = stream.map_err(|error| handshake_failed(error, spiffe_id))?;
+    if !resolver.was_asked_for.load(Ordering::Relaxed) {
+        return Err(LinkError::AskedForNothing);
+    }
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-    let alert = Arc::new(OnceLock::new());
+    let heard = Arc::new(Heard::default());
     let renew_at = Instant::now() + life(&chain, UnixTime::now());
-    let secured = Secured { chain, expected: spiffe_id.clone(), shown, renew_at, alert: Arc::clone(&alert) };
-    let stream = Box::new(Listening { stream, alert });
+    let secured = Secured { chain, expected: spiffe_id.clone(), shown, renew_at, heard: Arc::clone(&heard) };
+    let stream = Box::new(Listening { stream, heard });
     Ok(Connection { stream, peer: Peer::Secured(Arc::new(secured)) })
 }
 
@@ -132,7 +153,38 @@ fn life(chain: &[CertificateDer<'_>], now: UnixTime) -> Duration {
     life.mul_f64(1.0 - 0.1 * rand::random::<f64>())
 }
 
+impl Shown {
+    fn new(key: Arc<CertifiedKey>) -> Self {
+        let slot = CertificateSlot::default();
+        slot.set(key);
+        Self { slot, was_asked_for: AtomicBool::new(false) }
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        // Where none of the schemes fits, rustls shows nothing.
+        let key = self.slot.current().filter(|key| key.key.choose_scheme(schemes).is_some());
+        self.was_asked_for.store(key.is_some(), Ordering::Relaxed);
+        key
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 impl Peer {
+    /// Waits for the other end to speak first; false where it ended instead. In TLS 1.3 a client is done before its certificate was
+    /// looked at, and who took it is the first to say something: HTTP/2's settings. Our hello is for nobody else.
+    pub(super) async fn speaks_first(&self) -> bool {
+        let Self::Secured(secured) = self else { return true };
+        let mut spoken = secured.heard.has_spoken.subscribe();
+        // Cannot fail: the sender is ours.
+        let spoken = spoken.wait_for(Option::is_some).await;
+        spoken.is_ok_and(|spoken| *spoken == Some(true))
+    }
+
     /// Returns when the other end would be refused now: its authority was revoked, or its certificate has ended.
     pub(super) async fn distrusted(&self, shared: &Shared) -> LinkError {
         let Self::Secured(secured) = self else { return std::future::pending().await };
@@ -163,7 +215,7 @@ impl Peer {
     /// Says more of a failure: that the other end has refused us travels as an alert, of which HTTP/2 keeps nothing.
     pub(super) fn explain(&self, error: LinkError) -> LinkError {
         match self {
-            Self::Secured(secured) => match secured.alert.get() {
+            Self::Secured(secured) => match secured.heard.alert.get() {
                 Some(AlertDescription::CloseNotify) | None => error,
                 Some(&alert) => LinkError::RefusedUs { alert },
             },
@@ -193,19 +245,22 @@ impl BundleSource for OwnAuthorities {
     }
 }
 
-/// Remembers the alert that a read ends with.
+/// Remembers that something was said, and the alert that a read ends with.
 struct Listening<S> {
     stream: S,
-    alert: Arc<OnceLock<AlertDescription>>,
+    heard: Arc<Heard>,
 }
 
 impl<S: AsyncRead + Unpin> Listening<S> {
     fn listen(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Poll::Ready(Err(error)) = &read
-            && let Some(alert) = alert_in(error)
-        {
-            let _ = self.alert.set(alert);
+        let Poll::Ready(result) = &read else { return read };
+        if let Some(alert) = result.as_ref().err().and_then(alert_in) {
+            let _ = self.heard.alert.set(alert);
+        }
+        if self.heard.has_spoken.borrow().is_none() {
+            self.heard.has_spoken.send_replace(Some(buf.filled().len() > before));
         }
         read
     }

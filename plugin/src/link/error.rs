@@ -13,6 +13,10 @@ use crate::unix_socket::ConnectError;
 /// Why a link ended or did not come up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
+    #[error(
+        "the endpoint asked for no certificate that SPIRE Server could show, so it does not know who links, and was told nothing; a bundle-endpoint asks, so look what it is that answers there in its name"
+    )]
+    AskedForNothing,
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("cannot connect to {address}")]
@@ -61,6 +65,7 @@ impl LinkError {
     /// One word for counters.
     pub(super) fn word(&self) -> &'static str {
         match self {
+            Self::AskedForNothing => "asked_for_nothing",
             Self::Connect(ConnectError::Connect { .. }) | Self::Dial { .. } => "connect",
             Self::Connect(ConnectError::Owner { .. }) => "uid",
             Self::Ended => "ended",
@@ -82,7 +87,10 @@ impl LinkError {
     pub(super) fn is_misconfiguration(&self) -> bool {
         matches!(
             self,
-            Self::Connect(ConnectError::Owner { .. }) | Self::OtherTrustDomain { .. } | Self::WrongId { .. }
+            Self::AskedForNothing
+                | Self::Connect(ConnectError::Owner { .. })
+                | Self::OtherTrustDomain { .. }
+                | Self::WrongId { .. }
         )
     }
 

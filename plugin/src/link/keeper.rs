@@ -103,8 +103,8 @@ impl Keeper {
 
     async fn open(&self) -> Result<Link, LinkError> {
         let connection = connection::connect(&self.shared, &self.target).await?;
-        let peer = connection.peer;
-        let opened = session::open(&self.target, connection.stream).await;
+        let peer = connection.peer.clone();
+        let opened = session::open(&self.target, connection).await;
         let opened = opened.map_err(|error| peer.explain(error))?;
         let (shared, federation) = (Arc::clone(&self.shared), Arc::clone(&self.federation));
         let (origin, heard) = (Arc::clone(&self.origin), peer.clone());

@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, warn};
 
 use super::Target;
-use super::connection::Io;
+use super::connection::{Connection, Io};
 use super::error::LinkError;
 use super::replay::Replay;
 use crate::counters::Counter;
@@ -65,7 +65,8 @@ pub(super) struct Opened {
 }
 
 /// Says hello on a connection and hears the endpoint's.
-pub(super) async fn open(target: &Target, stream: Box<dyn Io>) -> Result<Opened, LinkError> {
+pub(super) async fn open(target: &Target, connection: Connection) -> Result<Opened, LinkError> {
+    let Connection { stream, peer } = connection;
     let (state, waiting_state) = mpsc::channel(STATE);
     let (signatures, waiting_signatures) = mpsc::channel(SIGNATURES);
     let (outcomes, waiting_outcomes) = mpsc::channel(OUTCOMES);
@@ -79,7 +80,11 @@ pub(super) async fn open(target: &Target, stream: Box<dyn Io>) -> Result<Opened,
         .merge(ReceiverStream::new(waiting_state));
     let outbound = tokio_stream::once(message(FromPlugin::Hello(hello))).chain(waiting);
     let greeting = async {
-        let mut client = LinkClient::new(channel(stream).await?).max_decoding_message_size(MAX_MESSAGE);
+        let channel = channel(stream).await?;
+        if !peer.speaks_first().await {
+            return Err(LinkError::Ended);
+        }
+        let mut client = LinkClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let mut inbound = client.connect(outbound).await.map_err(|status| failed(&status))?.into_inner();
         match inbound.message().await.map_err(|status| failed(&status))? {
             Some(wire::EndpointMessage { message: Some(FromEndpoint::Hello(hello)) }) => {
@@ -221,12 +226,12 @@ struct Reader<'a> {
     shared: &'a Shared,
     federation: &'a Arc<Federation>,
     origin: &'a Arc<Origin>,
+    lending: Lending<'a>,
     signatures: &'a Outbox,
     outcomes: &'a Outcomes,
 }
 
 impl Reader<'_> {
-    lending: Lending<'a>,
     async fn run(&self, inbound: &mut Streaming<wire::EndpointMessage>) -> Result<(), LinkError> {
         loop {
             let next =
