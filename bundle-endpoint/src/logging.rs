@@ -1,12 +1,12 @@
 //! Logs to stderr as text or JSON.
 
-use std::error::Error;
-
 use clap::ValueEnum;
-use entente_bundle::causes::causes;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
+
+/// An error and all of its causes, on one line: what goes into lines, answers and status.
+pub(crate) use entente_bundle::causes::chain;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -38,16 +38,4 @@ pub fn start(level: Option<&str>, format: LogFormat) -> Result<(), String> {
         LogFormat::Text => builder.init(),
     }
     Ok(())
-}
-
-/// An error and all of its causes, on one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    causes(error).map(ToString::to_string).fold(String::new(), |text, next| {
-        // Some errors tell their cause themselves.
-        match text.is_empty() {
-            true => next,
-            false if text.ends_with(&next) => text,
-            false => format!("{text}: {next}"),
-        }
-    })
 }

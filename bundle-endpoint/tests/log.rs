@@ -1,4 +1,4 @@
-//! What the log says of those who do wrong: one line for each reason, however often it happens.
+//! What the log says of those who do wrong: who, what in words, and each reason once, however often it happens.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -7,6 +7,7 @@ mod support;
 use entente_bundle::testing::TestAuthority;
 use support::endpoint::Endpoint;
 use support::log;
+use support::mutual::Mutual;
 use support::plugin::{FakePlugin, HELLO, UNREADABLE, connects_with, spiffe};
 
 /// Far more than a log should hold of one thing.
@@ -49,4 +50,17 @@ async fn a_plugin_that_breaks_its_link_again_and_again_has_one_line() {
     }
     endpoint.counts("link_refusals_total{reason=\"unreadable\"}", 20).await;
     one_line(&["message of the plugin refused", "reason=\"unreadable\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_refused_handshake_of_the_link_is_told_in_words_and_not_in_the_names_of_the_code() {
+    log::capture();
+    let mutual = Mutual::start().await;
+    let other = mutual.authority.svid("/told").build();
+    assert!(mutual.open(mutual.tls(&other)).await.is_err());
+    let line = log::line_with(&["link refused", "presented=\"spiffe://a.test/told\""]).await;
+    assert!(line.contains("the tls handshake failed: presented id spiffe://a.test/told"), "{line}");
+    for name in ["Error", "Other(", "NotAuthorized", "invalid peer certificate"] {
+        assert!(!line.contains(name), "{line}");
+    }
 }

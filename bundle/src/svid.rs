@@ -10,7 +10,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::causes::causes;
+use crate::causes::{causes, certificate_words, chain};
 use crate::certificate::{CertificateFacts, Malformed};
 use crate::text::{rfc3339, shortened};
 use crate::{Authorizer, Bundle, BundleSource, IdError, SpiffeId, TrustDomain};
@@ -330,7 +330,7 @@ fn may_issue(intermediate: &CertificateDer<'_>) -> bool {
 
 fn chain_error(presented: SpiffeId, error: rustls::Error, refused: Option<usize>) -> SvidError {
     let rustls::Error::InvalidCertificate(error) = error else {
-        return SvidError::Chain { presented, detail: error.to_string() };
+        return SvidError::Chain { presented, detail: chain(&error) };
     };
     match (error, refused) {
         // The leaf's own dates were checked before, so these are an intermediate's.
@@ -345,7 +345,7 @@ fn chain_error(presented: SpiffeId, error: rustls::Error, refused: Option<usize>
         (CertificateError::UnknownIssuer | CertificateError::BadSignature, _) => {
             SvidError::UnknownIssuer { presented }
         }
-        (error, _) => SvidError::Chain { presented, detail: error.to_string() },
+        (error, _) => SvidError::Chain { presented, detail: certificate_words(&error) },
     }
 }
 

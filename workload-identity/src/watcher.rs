@@ -1,10 +1,10 @@
 //! The task behind a `WorkloadIdentity`: keeps one stream open, applies updates, and withdraws what may no longer be used.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use entente_bundle::causes::chain;
 use entente_proto::workload::X509svidResponse;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -152,7 +152,7 @@ impl Watcher {
         let before = self.shared.failure.load_full();
         let repeated =
             before.is_some_and(|before| std::mem::discriminant(&*before) == std::mem::discriminant(&failure));
-        let cause = &failure as &dyn Error;
+        let cause = chain(&failure);
         match (failure.is_final(), repeated) {
             (true, _) => error!(address = %self.address, error = cause, "workload api gave up on us"),
             (false, false) => {

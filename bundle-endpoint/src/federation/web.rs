@@ -17,6 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::error::FetchError;
+use crate::logging::chain;
 
 /// The system's authorities are read again after so long.
 const SYSTEM_ROOTS_AGE: Duration = Duration::from_secs(3600);
@@ -68,7 +69,7 @@ fn roots_from_pem(pem: &str, now: UnixTime) -> Result<Arc<RootCertStore>, FetchE
         let certificate = certificate.map_err(|error| refused(format!("not pem: {error}")))?;
         any = true;
         if is_current(&certificate, now) {
-            roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+            roots.add(certificate).map_err(|error| refused(chain(&error)))?;
         }
     }
     match (any, roots.is_empty()) {
@@ -105,7 +106,7 @@ pub(crate) async fn client_config(
         .map_err(|error| unusable(error.to_string()))?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(error.to_string()))?
+        .map_err(|error| unusable(chain(&error)))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(WebVerifier { inner, provider: provider() }))
         .with_no_client_auth();
@@ -116,8 +117,9 @@ pub(crate) async fn client_config(
 
 /// A refused web certificate that is an X509-SVID.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificate is an x509-svid, not a web certificate: {refusal}")]
+#[error("the certificate is an x509-svid, not a web certificate")]
 pub(crate) struct SvidInsteadOfWeb {
+    #[source]
     pub(crate) refusal: rustls::Error,
 }
 

@@ -144,14 +144,14 @@ enum DoorError {
     /// It ended without a word, as a probe of the port does.
     #[error("nothing was said")]
     Nothing,
-    #[error(transparent)]
-    Handshake(io::Error),
+    #[error("the tls handshake failed")]
+    Handshake(#[source] io::Error),
     #[error(transparent)]
     Svid(#[from] SvidError),
     #[error("{MAX_LINKS} links are open already")]
     TooMany,
-    #[error(transparent)]
-    NotGrpc(io::Error),
+    #[error("http/2 did not begin")]
+    NotGrpc(#[source] io::Error),
     #[error("the handshake was not over after {}", humantime::format_duration(HANDSHAKE_TIMEOUT))]
     Silent,
 }

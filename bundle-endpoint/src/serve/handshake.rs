@@ -20,6 +20,7 @@ use super::shortage::Shortage;
 use crate::farewell::say_farewell;
 use crate::identity::Identity;
 use crate::link::SignError;
+use crate::logging::chain;
 use crate::metrics::Metrics;
 
 /// What a peer may send before its handshake is done. With the largest key shares it is a quarter; TLS allows four times as
@@ -162,7 +163,7 @@ impl Tls {
                 debug!(%peer, listener, reason, "handshake refused");
                 return;
             }
-            Failure::Tls(error) => Some(error.to_string()),
+            Failure::Tls(error) => Some(chain(error)),
             Failure::NotTls { first } => Some(format!("the first byte is {first:#04x}")),
             Failure::PlainHttp | Failure::Silent { .. } | Failure::TooLarge => None,
         };
@@ -181,7 +182,7 @@ impl Tls {
             None => match self.identity.unready() {
                 Some((_, detail)) => detail,
                 // It came in the meantime, or this client takes none of the signature schemes of our key.
-                None => error.to_string(),
+                None => chain(error),
             },
         };
         let case = match sign_error {
