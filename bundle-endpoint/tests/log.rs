@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use entente_bundle::testing::TestAuthority;
 use support::endpoint::Endpoint;
-use support::log;
 use support::mutual::Mutual;
 use support::plugin::{FakePlugin, HELLO, UNREADABLE, connects_with, spiffe};
+use support::{eventually, log};
 
 /// Far more than a log should hold of one thing.
 const FLOOD: u64 = 200;
@@ -63,4 +65,43 @@ async fn a_refused_handshake_of_the_link_is_told_in_words_and_not_in_the_names_o
     for name in ["Error", "Other(", "NotAuthorized", "invalid peer certificate"] {
         assert!(!line.contains(name), "{line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_certificate_file_or_a_key_file_that_cannot_be_used_is_the_one_that_is_named() {
+    log::capture();
+    let (certificate, key) = pair();
+    let (_, other_key) = pair();
+    let files =
+        [("good.crt", certificate), ("good.key", key), ("other.key", other_key), ("bad", "no pem".into())];
+    let (crt, key) = (" certificate_file=", " private_key_file=");
+    for (certificate_file, key_file, named, not_named) in [
+        ("DIR/none", "DIR/good.key", crt, key),
+        ("DIR/bad", "DIR/good.key", crt, key),
+        ("DIR/good.crt", "DIR/none", key, crt),
+        ("DIR/good.crt", "DIR/bad", key, crt),
+        ("DIR/good.crt", "/dev/zero", key, crt),
+        ("DIR/good.crt", "DIR/other.key", key, "nothing else"),
+    ] {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        for (name, content) in &files {
+            std::fs::write(dir.path().join(name), content).unwrap();
+        }
+        let serve = format!(
+            "profile = \"https_web\"\ncertificate_file = \"{certificate_file}\"\nprivate_key_file = \"{key_file}\"\n"
+        );
+        let count = || log::lines_with(&["certificate files refused"]).len();
+        let before = count();
+        let _endpoint = Endpoint::start_in(dir, &serve, "").await.unwrap();
+        eventually("a line", || async { (count() > before).then_some(()) }).await;
+        let line = log::lines_with(&["certificate files refused"]).pop().unwrap();
+        assert!(line.contains(named) && !line.contains(not_named), "{line}");
+    }
+}
+
+/// A web certificate and its key.
+fn pair() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["one.test".into()]).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }

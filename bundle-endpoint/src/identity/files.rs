@@ -26,7 +26,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertificateFileError {
     #[error(transparent)]
-    File(#[from] FileError),
+    CertificateFile(FileError),
+    #[error(transparent)]
+    KeyFile(FileError),
     #[error("{} holds no pem certificate", path.display())]
     NoCertificate { path: PathBuf },
     #[error("{} holds no pem private key that can be used", path.display())]
@@ -35,6 +37,17 @@ pub(crate) enum CertificateFileError {
     Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("{} and {} are no pair", certificate.display(), key.display())]
     Pair { certificate: PathBuf, key: PathBuf, source: rustls::Error },
+}
+
+impl CertificateFileError {
+    /// Whether the certificate's file is to blame, and whether the key's is.
+    fn blames(&self) -> (bool, bool) {
+        match self {
+            Self::CertificateFile(_) | Self::NoCertificate { .. } | Self::Pem { .. } => (true, false),
+            Self::KeyFile(_) | Self::NoKey { .. } => (false, true),
+            Self::Pair { .. } => (true, true),
+        }
+    }
 }
 
 /// Two files and the slot that they fill.
@@ -86,13 +99,18 @@ impl CertificateFiles {
                 self.slot.set(certified);
                 self.metrics.certificate_reload("ok");
             }
-            Err(error) => {
-                let keeps_previous = self.slot.current().is_some();
-                let error = chain(&error);
-                error!(certificate_file = %self.certificate.display(), error, keeps_previous, "certificate files refused");
-                self.metrics.certificate_reload("refused");
-            }
+            Err(error) => self.refused(&error),
         }
+    }
+
+    fn refused(&self, error: &CertificateFileError) {
+        let keeps_previous = self.slot.current().is_some();
+        let (certificate, key) = error.blames();
+        let certificate_file = certificate.then(|| tracing::field::display(self.certificate.display()));
+        let private_key_file = key.then(|| tracing::field::display(self.key.display()));
+        let error = chain(error);
+        error!(certificate_file, private_key_file, error, keeps_previous, "certificate files refused");
+        self.metrics.certificate_reload("refused");
     }
 
     fn pair(&self, certificate: &[u8], key: Secret) -> Result<Arc<CertifiedKey>, CertificateFileError> {
@@ -118,7 +136,9 @@ impl CertificateFiles {
 type Secret = Zeroizing<Vec<u8>>;
 
 fn read_pair(certificate: &Path, key: &Path) -> Result<(Vec<u8>, Secret), CertificateFileError> {
-    Ok((read_file(certificate)?, Zeroizing::new(read_file(key)?)))
+    let certificate = read_file(certificate).map_err(CertificateFileError::CertificateFile)?;
+    let key = read_file(key).map_err(CertificateFileError::KeyFile)?;
+    Ok((certificate, Zeroizing::new(key)))
 }
 
 // Of both contents, or of what is wrong with them.
