@@ -21,6 +21,7 @@ use self::places::ListenerPlaces;
 use crate::metrics::Metrics;
 
 mod handshake;
+mod host;
 mod http;
 mod places;
 mod shortage;

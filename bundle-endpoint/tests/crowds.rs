@@ -1,4 +1,4 @@
-//! What strangers may do before they have said a request: hold connections open, say too much, name no host.
+//! What strangers may do before they have said a request: hold connections open, say too much.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::client::{get, raw, spiffe_tls};
+use support::client::{get, spiffe_tls};
 use support::endpoint::{Endpoint, SERVER, published};
 use support::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -87,27 +87,4 @@ async fn an_oversized_client_hello_is_refused_and_told_so() {
     endpoint.counts("handshakes_total{listener=\"serve\",outcome=\"too_large\"}", 2).await;
     let tls = spiffe_tls(&authority.bundle(), SERVER);
     assert_eq!(get(endpoint.address(), tls).await.unwrap().status, 200);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_request_of_http_1_1_names_exactly_one_host() {
-    let endpoint = Endpoint::keyless().await;
-    let (authority, _plugin) = published(&endpoint).await;
-    for (head, status) in [
-        ("GET / HTTP/1.1", "400"),
-        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a", "400"),
-        ("GET http://a/ HTTP/1.1", "400"),
-        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close", "200"),
-        ("GET / HTTP/1.1\r\nHost:\r\nConnection: close", "200"),
-        ("GET / HTTP/1.0", "200"),
-    ] {
-        let text = format!("{head}\r\n\r\n");
-        let answer = ask_from("127.0.0.1:0", endpoint.address(), &authority.bundle(), &text).await;
-        assert_eq!(answer.split(' ').nth(1), Some(status), "{head:?}: {answer}");
-        let text = text.replacen("/ ", "/live ", 1);
-        let answer = String::from_utf8(raw(endpoint.bound.admin, text.as_bytes()).await).unwrap();
-        assert_eq!(answer.split(' ').nth(1), Some(status), "{text:?}: {answer}");
-    }
-    endpoint.counts("http_refusals_total{listener=\"serve\",reason=\"host\"}", 3).await;
-    endpoint.counts("http_refusals_total{listener=\"admin\",reason=\"host\"}", 3).await;
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::http::header::{CONNECTION, CONTENT_TYPE, HOST};
-use ::http::{HeaderValue, Request, Response, StatusCode, Version};
+use ::http::header::{CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use entente_bundle::causes::causes;
 use http_body_util::{Either, Full};
 use hyper::body::Bytes;
@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
+use super::host::{self, HostError};
 use super::{Respond, Shared};
 
 /// For the headers of a request, the first one counted from the moment at which it could have been sent; on HTTP/1.1 also
@@ -74,11 +75,12 @@ where
         let activity = Arc::clone(&activity);
         move |request| {
             activity.note();
-            let response = if names_its_host(&request) {
-                Either::Right(respond.respond(request))
-            } else {
-                refused("host", None, peer, shared);
-                Either::Left(no_host())
+            let response = match host::check(&request) {
+                Ok(()) => Either::Right(respond.respond(request)),
+                Err(error) => {
+                    refused("host", Some(&error), peer, shared);
+                    Either::Left(host_refused(&request, &error))
+                }
             };
             async move {
                 Ok::<_, Infallible>(match response {
@@ -120,17 +122,18 @@ where
     }
 }
 
-// RFC 9112 3.2: exactly one, however the target is written. What stands in it is nothing to us.
-fn names_its_host<B>(request: &Request<B>) -> bool {
-    request.version() != Version::HTTP_11 || request.headers().get_all(HOST).iter().count() == 1
-}
-
-fn no_host() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from("a request of HTTP/1.1 has exactly one Host header\n"));
+fn host_refused<B>(request: &Request<B>, error: &HostError) -> Response<Full<Bytes>> {
+    let is_head = request.method() == Method::HEAD;
+    let text = if is_head { String::new() } else { format!("{error}\n") };
+    let mut response = Response::new(Full::from(text));
     *response.status_mut() = StatusCode::BAD_REQUEST;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Whoever begins like this may go on like this; HTTP/2 has no such word.
+    if request.version() < Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
