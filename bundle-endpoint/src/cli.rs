@@ -30,6 +30,10 @@ enum Command {
     /// Show every relationship in both directions; exit 1 when one is unhealthy.
     Status(StatusArgs),
     /// Fetch one bundle and verify everything about it, as a person would use curl.
+    #[command(
+        after_help = "Exit codes:\n  0  all was verified\n  1  asked rightly, and refused or failed\n  \
+                            2  asked wrongly: an option, a URL or a file cannot be used; nobody was asked"
+    )]
     Fetch(FetchArgs),
 }
 

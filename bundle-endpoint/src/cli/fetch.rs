@@ -52,12 +52,23 @@ fn fetch(args: &FetchArgs, log: &LogArgs) -> Result<Ended, Ended> {
         max_bytes: limits.max_bytes,
         max_keys: limits.max_keys,
     });
-    let fetched = block_on(client.fetch(&request, &bundles))?.map_err(|error| {
-        failed(format!("refused ({}): {}{}", error.reason(), chain(&error), way_out(&error, args, &request)))
-    })?;
+    let fetched =
+        block_on(client.fetch(&request, &bundles))?.map_err(|error| refused(&error, args, &request))?;
     let named = args.trust_domain.is_some() || request.trust_domain.as_str() != UNNAMED;
     print_fetched(&fetched, named, args.output).map_err(failed)?;
     Ok(Ended::Well)
+}
+
+fn refused(error: &FetchError, args: &FetchArgs, request: &FetchRequest) -> Ended {
+    match error {
+        FetchError::Url(error) => misused(chain(error)),
+        FetchError::WebRoots { detail } if let Some(file) = &args.ca_file => {
+            misused(format!("--ca-file {}: {detail}", file.display()))
+        }
+        _ => {
+            failed(format!("refused ({}): {}{}", error.reason(), chain(error), way_out(error, args, request)))
+        }
+    }
 }
 
 fn way_out(error: &FetchError, args: &FetchArgs, request: &FetchRequest) -> String {
@@ -88,6 +99,14 @@ fn profile(args: &FetchArgs) -> Result<(EndpointProfile, BundleSet), Ended> {
             }
             let endpoint_spiffe_id =
                 SpiffeId::new(id).map_err(|error| misused(format!("--endpoint-spiffe-id: {error}")))?;
+            // No leaf with such an ID is verified here (X509 2), so no endpoint can prove itself with it.
+            if endpoint_spiffe_id.path().is_empty() {
+                return Err(misused(format!(
+                    "--endpoint-spiffe-id: {endpoint_spiffe_id} is a trust domain; the endpoint has an ID below it, \
+                     such as {}",
+                    endpoint_spiffe_id.trust_domain().spire_server_id()
+                )));
+            }
             let bundle = bundle_from(file, endpoint_spiffe_id.trust_domain())?;
             Ok((EndpointProfile::HttpsSpiffe { endpoint_spiffe_id }, BundleSet::from_iter([bundle])))
         }

@@ -9,6 +9,7 @@ pub mod foreign;
 pub mod log;
 pub mod mutual;
 pub mod plugin;
+pub mod program;
 
 use std::time::Duration;
 
