@@ -122,14 +122,13 @@ impl OfferTable {
         self.latest.subscribe()
     }
 
-    /// Notes the plugin's answer; false when that offer is no longer on the table.
-    pub(crate) fn record(&self, trust_domain: &TrustDomain, id: u64, outcome: Outcome) -> bool {
+    /// Notes the plugin's answer. Whether it is the first to that offer; `None` when that is no longer on the table.
+    pub(crate) fn record(&self, trust_domain: &TrustDomain, id: u64, outcome: Outcome) -> Option<bool> {
         let inner = crate::lock(&self.inner);
-        let offer = inner.by_id.get(&id).filter(|offer| offer.bundle.trust_domain() == trust_domain);
-        let Some(offer) = offer else {
-            return false;
-        };
+        let offer = inner.by_id.get(&id).filter(|offer| offer.bundle.trust_domain() == trust_domain)?;
+        let mut is_first = false;
         offer.outcome.send_if_modified(|current| {
+            is_first = *current == Outcome::Pending;
             // Several plugins may answer one offer; once SPIRE holds it, a latecomer's failure is no news.
             let settled = matches!(current, Outcome::Set | Outcome::Unchanged);
             let worse = matches!(outcome, Outcome::Failed { .. } | Outcome::Refused { .. });
@@ -139,7 +138,7 @@ impl OfferTable {
             *current = outcome;
             true
         });
-        true
+        Some(is_first)
     }
 }
 
@@ -173,8 +172,8 @@ mod tests {
         let a = TrustDomain::new("a.test").unwrap();
         let first = table.put(bundle("a.test"), "");
         let second = table.put(bundle("a.test"), "");
-        assert!(!table.record(&a, first.id, Outcome::Set));
-        assert!(!table.record(&TrustDomain::new("b.test").unwrap(), second.id, Outcome::Set));
+        assert_eq!(table.record(&a, first.id, Outcome::Set), None);
+        assert_eq!(table.record(&TrustDomain::new("b.test").unwrap(), second.id, Outcome::Set), None);
         assert_eq!(*second.outcome().borrow(), Outcome::Pending);
     }
 
@@ -183,9 +182,10 @@ mod tests {
         let table = OfferTable::new();
         let a = TrustDomain::new("a.test").unwrap();
         let offer = table.put(bundle("a.test"), "");
-        assert!(table.record(&a, offer.id, Outcome::Failed { reason: "away".into() }));
-        assert!(table.record(&a, offer.id, Outcome::Set));
-        assert!(table.record(&a, offer.id, Outcome::Failed { reason: "away".into() }));
+        let failed = || Outcome::Failed { reason: "away".into() };
+        assert_eq!(table.record(&a, offer.id, failed()), Some(true));
+        assert_eq!(table.record(&a, offer.id, Outcome::Set), Some(false));
+        assert_eq!(table.record(&a, offer.id, failed()), Some(false));
         assert_eq!(*offer.outcome().borrow(), Outcome::Set);
     }
 }

@@ -1,6 +1,7 @@
 //! One stream of one plugin, from its Hello to its end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use entente_bundle::text::{printable, rfc3339};
@@ -119,6 +120,11 @@ impl Refusals {
             None => debug!(reason, detail, "{event}"),
         }
     }
+
+    /// Of what a plugin may say as often as it likes, the first is told, and of the rest one line for each `kind`.
+    fn may_tell(&self, is_first: bool, kind: &'static str) -> Option<u64> {
+        if is_first { Some(0) } else { self.brakes.pass(kind) }
+    }
 }
 
 struct Session {
@@ -135,6 +141,7 @@ struct Linked {
     refusals: Arc<Refusals>,
     id: LinkId,
     queue: Arc<SignQueue>,
+    has_lent: AtomicBool,
 }
 
 impl Session {
@@ -199,7 +206,7 @@ impl Session {
         info!(plugin_version = info.plugin_version, "plugin linked");
         let (queue, requests) = SignQueue::new(Arc::clone(&self.hub.sign_places));
         let (hub, refusals) = (Arc::clone(&self.hub), Arc::clone(&self.refusals));
-        let linked = Linked { id: hub.open(info), hub, refusals, queue };
+        let linked = Linked { id: hub.open(info), hub, refusals, queue, has_lent: AtomicBool::new(false) };
         let writer = Writer::new(Arc::clone(&self.hub), self.sender.clone());
         let writer = AbortOnDropHandle::new(tokio::spawn(writer.run(requests)));
         let ended = tokio::select! {
@@ -292,7 +299,12 @@ impl Linked {
         );
         match lent {
             Ok(identity) => {
-                info!(spiffe_id = %identity.spiffe_id, not_after = rfc3339(identity.not_after), "server identity lent");
+                let (spiffe_id, not_after) = (&identity.spiffe_id, rfc3339(identity.not_after));
+                let is_first = !self.has_lent.swap(true, Ordering::Relaxed);
+                match self.refusals.may_tell(is_first, "lent_again") {
+                    Some(suppressed) => info!(%spiffe_id, not_after, suppressed, "server identity lent"),
+                    None => debug!(%spiffe_id, not_after, "server identity lent"),
+                }
                 self.hub.take_identity(self.id, Some(Arc::new(identity)));
             }
             Err(error) => {
@@ -349,9 +361,14 @@ impl Linked {
         };
         let name = outcome.name();
         let reason = outcome.reason().map(str::to_owned);
-        if self.hub.offers.record(&trust_domain, message.offer_id, outcome) {
+        if let Some(is_first) = self.hub.offers.record(&trust_domain, message.offer_id, outcome) {
             self.hub.metrics.offer(name);
-            info!(%trust_domain, outcome = name, reason, "offered bundle answered");
+            match self.refusals.may_tell(is_first, name) {
+                Some(suppressed) => {
+                    info!(%trust_domain, outcome = name, reason, suppressed, "offered bundle answered");
+                }
+                None => debug!(%trust_domain, outcome = name, reason, "offered bundle answered"),
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What the process logs at `warn` and above, of all tests of this binary together: look for what is yours alone.
+//! What the process logs at `info` and above, of all tests of this binary together: look for what is yours alone.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, Once};
@@ -23,7 +23,7 @@ impl Write for Capture {
 pub fn capture() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
-        let lines = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN);
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::INFO);
         lines.with_writer(|| Capture).init();
     });
 }
