@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
 use entente_bundle::Bundle;
+
+use crate::go_module::sha256;
 use serde_json::Value;
 
 /// Documents are the same when they have the same keys, in any order, and the same sequence number.
@@ -62,6 +64,11 @@ pub fn same_bundle(held: Option<&Bundle>, own: &Bundle) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// SHA-256 of each X.509 authority, for comparing with programs that know certificates only.
+pub fn fingerprints(bundle: &Bundle) -> Vec<String> {
+    bundle.x509_authorities().iter().map(|authority| sha256(authority.der())).collect()
 }
 
 #[cfg(test)]

@@ -51,6 +51,10 @@ impl Svid {
         let chain = domain.api().mint_x509_svid(request.der().to_vec()).await?;
         Ok(Self { chain, pkcs8: key.serialize_der() })
     }
+    /// Chain and key, both DER.
+    pub(crate) fn parts(&self) -> (&[Vec<u8>], &[u8]) {
+        (&self.chain, &self.pkcs8)
+    }
     /// The leaf, DER.
     pub fn leaf(&self) -> anyhow::Result<&[u8]> {
         self.chain.first().map(Vec::as_slice).context("an empty chain")

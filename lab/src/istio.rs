@@ -5,10 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use entente_bundle::{Bundle, TrustDomain};
+use entente_bundle::TrustDomain;
 use tokio::process::Command;
 
-use crate::go_module::{self, GoModule, GoProgram};
+use crate::go_module::{GoModule, GoProgram};
 
 /// The commit of Istio that both modules pin: a released version of it is no Go module.
 const VERSION: &str = "v0.0.0-20260827124520-eed52ebb66ad";
@@ -95,11 +95,6 @@ impl Fetch {
             said: [log.join("\n").as_str(), &complaint].join("\n"),
         })
     }
-}
-
-/// The X.509 authorities of a bundle, as [`Fetched::roots`] has them.
-pub fn roots_of(bundle: &Bundle) -> Vec<String> {
-    bundle.x509_authorities().iter().map(|authority| go_module::sha256(authority.der())).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ pub mod compare;
 pub mod domain;
 pub mod embedded;
 pub mod endpoint_status;
+pub mod envoy;
+pub mod forger;
 pub mod go_module;
 pub mod http;
 pub mod impostor;

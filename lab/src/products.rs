@@ -152,7 +152,7 @@ impl<'a> CargoFolder<'a> {
 }
 
 /// A hard link where both lie on one file system, else a copy.
-fn put_aside(from: &Path, to: &Path) -> anyhow::Result<()> {
+pub(crate) fn put_aside(from: &Path, to: &Path) -> anyhow::Result<()> {
     // A copy onto another name of the same file would empty it.
     if to.exists() {
         std::fs::remove_file(to).with_context(|| format!("cannot replace {}", to.display()))?;

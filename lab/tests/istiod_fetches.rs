@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context;
 use entente_bundle::{Bundle, TrustDomain};
 use entente_lab::checks::{ensure, eventually, reason_of};
+use entente_lab::compare::fingerprints;
 use entente_lab::domain::Domain;
 use entente_lab::go_module;
-use entente_lab::istio::{Fetch, Fetched, roots_of};
+use entente_lab::istio::{Fetch, Fetched};
 use entente_lab::lab::{Lab, Options};
 use entente_lab::spire::Kind;
 use entente_lab::story::Step;
@@ -50,7 +51,7 @@ async fn refused(
 }
 
 fn believes(fetched: &Fetched, bundle: &Bundle) -> anyhow::Result<()> {
-    let expected = roots_of(bundle);
+    let expected = fingerprints(bundle);
     ensure(!expected.is_empty() && fetched.roots == expected, || {
         format!("it believes {:?}, SPIRE says {expected:?}: {}", fetched.roots, fetched.said.trim())
     })

@@ -136,6 +136,11 @@ fn agent_conf(home: &Home, spec: &ServerSpec) -> String {
     trust_domain = "{trust_domain}"
     log_level = "DEBUG"
     experimental {{ sync_interval = "{AGENT_SYNC_SECONDS}s" }}
+    # What proxies ask for as ROOTCA: one bundle for each trust domain, never all roots in one list.
+    sds {{
+        default_bundle_name = "null"
+        default_all_bundles_name = "ROOTCA"
+    }}
 }}
 
 plugins {{
