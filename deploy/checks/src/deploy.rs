@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::cluster::{Cluster, FORMS, NAMES};
 use crate::object::{self, Object};
-use crate::{federation, helm, identities, rbac, references, schema, security, settings, yaml};
+use crate::{federation, helm, identities, istio, rbac, references, schema, security, settings, yaml};
 
 /// Files by their path below deploy/. Copies share what they have in common, and what was read out of it.
 #[derive(Clone, Debug)]
@@ -111,6 +111,7 @@ impl Deploy {
                 helm::check(self, cluster, &mut mistakes);
             }
             federation::check(&clusters, &mut mistakes);
+            istio::check(self, &clusters, &mut mistakes);
         }
         mistakes.sort();
         mistakes.dedup();
@@ -124,5 +125,12 @@ fn is_applied(name: &str) -> bool {
         let inner = name.strip_prefix(cluster).and_then(|rest| rest.strip_prefix('/'));
         inner.is_some_and(|inner| inner.split('/').count() == 2 && inner.ends_with(".yaml"))
     });
-    entry && !name.ends_with("/kustomization.yaml") && !name.ends_with("/address.yaml")
+    let mesh = NAMES.iter().any(|cluster| {
+        let inner = name.strip_prefix("istio/").and_then(|rest| rest.strip_prefix(cluster));
+        let file = inner.and_then(|rest| rest.strip_prefix('/'));
+        file.is_some_and(|file| {
+            file.ends_with(".yaml") && !file.contains('/') && !file.starts_with("values-")
+        })
+    });
+    (entry || mesh) && !name.ends_with("/kustomization.yaml") && !name.ends_with("/address.yaml")
 }

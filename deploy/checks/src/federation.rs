@@ -52,7 +52,8 @@ fn range(range: &str) -> Option<RangeInclusive<Ipv4Addr>> {
     Some(begin.trim().parse().ok()?..=end.trim().parse().ok()?)
 }
 
-fn addresses(cluster: &Cluster, clusters: &[Cluster], mistakes: &mut Vec<String>) {
+/// Names each load balancer's address that no pool of its cluster has, or that is somebody else's too.
+pub(crate) fn addresses(cluster: &Cluster, clusters: &[Cluster], mistakes: &mut Vec<String>) {
     let own = pools(cluster);
     let written: usize =
         cluster.of_kind("IPAddressPool").map(|pool| list(&pool.value, "/spec/addresses").len()).sum();

@@ -12,7 +12,8 @@ use crate::object::{Object, at, hits, list, text, texts};
 pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
     let mut given = BTreeSet::new();
     for identity in cluster.of_kind("ClusterSPIFFEID") {
-        let pods: Vec<_> = cluster.pods().filter(|(object, pod)| selects(identity, object, pod)).collect();
+        let pods: Vec<_> =
+            cluster.pods().filter(|(object, pod)| selects_pod(identity, object, pod)).collect();
         if pods.is_empty() {
             mistakes.push(format!("{}: its selectors hit no pod", identity.title()));
         }
@@ -25,7 +26,7 @@ pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
     }
     for (object, pod) in cluster.pods().filter(|(_, pod)| asks(pod)) {
         let count =
-            cluster.of_kind("ClusterSPIFFEID").filter(|identity| selects(identity, object, pod)).count();
+            cluster.of_kind("ClusterSPIFFEID").filter(|identity| selects_pod(identity, object, pod)).count();
         if count != 1 {
             mistakes.push(format!("{}: it asks for an identity and {count} are given", object.title()));
         }
@@ -49,18 +50,46 @@ fn wanted(cluster: &Cluster) -> BTreeSet<String> {
 }
 
 /// Whether the pod mounts the Workload API.
-fn asks(pod: &Value) -> bool {
+pub(crate) fn asks(pod: &Value) -> bool {
     list(pod, "/spec/volumes").iter().any(|volume| text(volume, "/csi/driver") == "csi.spiffe.io")
 }
 
-fn selects(identity: &Object, object: &Object, pod: &Value) -> bool {
-    let namespace = text(&identity.value, "/spec/namespaceSelector/matchLabels/kubernetes.io~1metadata.name");
-    (namespace.is_empty() || namespace == object.namespace())
-        && hits(at(&identity.value, "/spec/podSelector/matchLabels"), at(pod, "/metadata/labels"))
+fn selects_pod(identity: &Object, object: &Object, pod: &Value) -> bool {
+    selects(identity, object.namespace(), at(pod, "/metadata/labels"))
+}
+
+/// Whether a ClusterSPIFFEID is for a pod of this namespace with these labels.
+pub(crate) fn selects(identity: &Object, namespace: &str, labels: &Value) -> bool {
+    let wanted = text(&identity.value, "/spec/namespaceSelector/matchLabels/kubernetes.io~1metadata.name");
+    (wanted.is_empty() || wanted == namespace)
+        && is_selected(at(&identity.value, "/spec/podSelector"), labels)
+}
+
+/// Whether a selector, of both kinds, hits something with these labels. One that asks for nothing hits nothing here.
+pub(crate) fn is_selected(selector: &Value, labels: &Value) -> bool {
+    let equal = at(selector, "/matchLabels");
+    let expressions = list(selector, "/matchExpressions");
+    let holds = |expression: &Value| {
+        let label = labels.get(text(expression, "/key"));
+        match text(expression, "/operator") {
+            "Exists" => label.is_some(),
+            "DoesNotExist" => label.is_none(),
+            "In" => label.is_some_and(|label| list(expression, "/values").contains(label)),
+            // Of ours none says more, and one that does selects nobody, which is a mistake elsewhere.
+            _ => false,
+        }
+    };
+    let by_label = if equal.is_null() { !expressions.is_empty() } else { hits(equal, labels) };
+    by_label && expressions.iter().all(holds)
 }
 
 /// What the template says for a pod, as far as templates of ours go.
-fn render(cluster: &Cluster, identity: &Object, object: &Object, pod: &Value) -> Result<SpiffeId, String> {
+pub(crate) fn render(
+    cluster: &Cluster,
+    identity: &Object,
+    object: &Object,
+    pod: &Value,
+) -> Result<SpiffeId, String> {
     let template = text(&identity.value, "/spec/spiffeIDTemplate");
     let app = text(pod, "/metadata/labels/app");
     let id = template

@@ -9,12 +9,14 @@
 //! | `identities` | who gets which SPIFFE ID? |
 //! | `settings`, `federation` | do the programs understand their settings, and do the two clusters agree? |
 //! | `helm` | would the Helm chart be told the same? |
+//! | `istio` | do the two meshes trust and reach each other, and nobody else? |
 
 mod cluster;
 mod deploy;
 mod federation;
 mod helm;
 mod identities;
+mod istio;
 mod object;
 mod rbac;
 mod references;

@@ -23,6 +23,11 @@ pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
         .extend(found.into_iter().map(|mistake| format!("{} ({:?}): {mistake}", cluster.name, cluster.form)));
 }
 
+/// The bundle endpoint's alone, where it has further listeners.
+pub(crate) fn check_endpoint(cluster: &Cluster, mistakes: &mut Vec<String>) {
+    endpoint::check(cluster, mistakes);
+}
+
 /// Wanted values of one file, and what was found.
 struct Expected<'a> {
     file: &'a str,
@@ -90,7 +95,7 @@ fn hcl(
 }
 
 /// The volume that a container has where a path is, and the rest of the path.
-fn mounted<'a, 'b>(container: &'a Value, path: &'b str) -> Option<(&'a Value, &'b str)> {
+pub(crate) fn mounted<'a, 'b>(container: &'a Value, path: &'b str) -> Option<(&'a Value, &'b str)> {
     let mounts = list(container, "/volumeMounts").iter();
     let holding = mounts.filter_map(|mount| {
         let rest = path.strip_prefix(text(mount, "/mountPath"))?;
@@ -100,12 +105,12 @@ fn mounted<'a, 'b>(container: &'a Value, path: &'b str) -> Option<(&'a Value, &'
 }
 
 /// The volume of a pod, by its name.
-fn volume<'a>(pod: &'a Value, name: &str) -> &'a Value {
+pub(crate) fn volume<'a>(pod: &'a Value, name: &str) -> &'a Value {
     list(pod, "/spec/volumes").iter().find(|volume| text(volume, "/name") == name).unwrap_or(&Value::Null)
 }
 
 /// The number of a named port of a container.
-fn port(container: &Value, name: &str) -> String {
+pub(crate) fn port(container: &Value, name: &str) -> String {
     let found = list(container, "/ports").iter().find(|port| text(port, "/name") == name);
     found.and_then(|port| port.get("containerPort")).map(Value::to_string).unwrap_or_default()
 }

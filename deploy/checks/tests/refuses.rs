@@ -1,25 +1,19 @@
 //! Broken copies of deploy/: each check sees what it is there for. A check that cannot fail would be no check.
 
+mod support;
+
 use std::fs;
 use std::path::Path;
-use std::sync::LazyLock;
 
-use entente_deploy_checks::{Deploy, folder, rendered};
+use entente_deploy_checks::rendered;
+
+use self::support::{DEPLOY, refused};
 
 const ALL: &str = "cluster1/spire/spire-all.yaml";
 const ASSISTED: &str = "cluster1/spire/cluster-federated-trust-domain.yaml";
 const IDENTITIES: &str = "cluster1/spire/cluster-spiffeid-federated.yaml";
 const SERVER: &str = "cluster1/server/helloworld-server.yaml";
 const CLIENT: &str = "cluster2/client/helloworld-client.yaml";
-
-static DEPLOY: LazyLock<Deploy> = LazyLock::new(|| Deploy::read(&folder()).expect("deploy/ is readable"));
-
-/// Puts `to` for `from` in one file, and expects a mistake that says `said`.
-#[track_caller]
-fn refused(file: &str, from: &str, to: &str, said: &str) {
-    let mistakes = DEPLOY.with(file, from, to).expect("the copy is another").mistakes();
-    assert!(mistakes.iter().any(|mistake| mistake.contains(said)), "{said:?} is not said: {mistakes:#?}");
-}
 
 #[test]
 fn a_misspelt_field() {
