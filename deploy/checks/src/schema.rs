@@ -14,12 +14,13 @@ use crate::object::{Object, text};
 use crate::structural;
 
 /// Where the CRDs stand: those that a cluster gets, and not only in the file of the object.
-const CRDS: [&str; 9] = [
+const CRDS: [&str; 10] = [
     "upstream/istio/authorizationpolicies.security.istio.io.yaml",
     "upstream/istio/destinationrules.networking.istio.io.yaml",
     "upstream/istio/gateways.networking.istio.io.yaml",
     "upstream/istio/peerauthentications.security.istio.io.yaml",
     "upstream/istio/serviceentries.networking.istio.io.yaml",
+    "upstream/istio/virtualservices.networking.istio.io.yaml",
     "upstream/metallb/metallb-native.yaml",
     "upstream/spire-controller-manager/spire.spiffe.io_clusterfederatedtrustdomains.yaml",
     "upstream/spire-controller-manager/spire.spiffe.io_clusterspiffeids.yaml",

@@ -232,6 +232,7 @@ fn a_way_that_leads_nowhere_or_to_whoever_answers() {
         "its name is one of our own cluster's",
     );
     refused(MESH, "      http: 15443", "      http: 80", "does not lead to 15443");
+    refused(MESH, "cancelled,reset", "cancelled", "retries on connect-failure and reset");
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn service_entry(mesh: &Mesh, peer: &Mesh, entry: &Object, mistakes: &mut Vec<St
     if text(tls, "/mode") != "ISTIO_MUTUAL" {
         mistakes.push("no DestinationRule has ISTIO_MUTUAL for its host".into());
     }
+    retries(mesh, &hosts, mistakes);
     let sni = text(tls, "/sni");
     let Some((target, port)) = behind(peer, sni) else {
         return mistakes
@@ -85,6 +86,20 @@ fn service_entry(mesh: &Mesh, peer: &Mesh, entry: &Object, mistakes: &mut Vec<St
             mistakes
                 .push(format!("{place}: subjectAltNames are {found:?}, and who answers there is {wanted:?}"));
         }
+    }
+}
+
+/// Without them calls fail in the moment after an authority is tainted.
+fn retries(mesh: &Mesh, hosts: &[&str], mistakes: &mut Vec<String>) {
+    let service = mesh.own_of_kind("VirtualService").find(|one| texts(&one.value, "/spec/hosts") == hosts);
+    let routes = service.map(|service| list(&service.value, "/spec/http")).unwrap_or_default();
+    let leads = |route: &Value| hosts == [text(route, "/route/0/destination/host")];
+    let retries = |route: &Value| {
+        let words = text(route, "/retries/retryOn");
+        ["connect-failure", "reset"].iter().all(|word| words.split(',').any(|one| one == *word))
+    };
+    if routes.is_empty() || !routes.iter().all(|route| leads(route) && retries(route)) {
+        mistakes.push("no VirtualService leads there and retries on connect-failure and reset".into());
     }
 }
 
