@@ -167,6 +167,10 @@ impl Domain {
     pub fn web_url(&self) -> String {
         format!("https://127.0.0.1:{}/", self.web_port)
     }
+    /// The same by name, for those who verify host names only.
+    pub fn web_url_by_name(&self) -> String {
+        format!("https://localhost:{}/", self.web_port)
+    }
     /// `http://127.0.0.1:PORT`
     pub fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin_port)

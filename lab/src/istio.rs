@@ -1,5 +1,7 @@
 //! Istio's own code, asked about our bundle endpoints: what istiod fetches, and what it believes then.
 
+mod istiod;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use anyhow::{Context, bail};
 use entente_bundle::TrustDomain;
 use tokio::process::Command;
 
+pub use self::istiod::Istiod;
 use crate::go_module::{GoModule, GoProgram};
 
 /// The commit of Istio that both modules pin: a released version of it is no Go module.

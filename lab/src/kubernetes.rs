@@ -7,6 +7,7 @@
 mod addons;
 mod cgroups;
 mod command;
+mod control_plane;
 mod diagnosis;
 mod files;
 mod images;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+pub use self::control_plane::ControlPlane;
 use self::network::Network;
 use self::node::Cluster;
 use self::parts::Parts;

@@ -9,7 +9,6 @@ use anyhow::Context;
 use entente_bundle::{Bundle, TrustDomain};
 use entente_lab::checks::{ensure, eventually, reason_of};
 use entente_lab::compare::fingerprints;
-use entente_lab::domain::Domain;
 use entente_lab::go_module;
 use entente_lab::istio::{Fetch, Fetched};
 use entente_lab::lab::{Lab, Options};
@@ -30,11 +29,6 @@ async fn fetch_code() -> Option<Fetch> {
         return None;
     }
     Some(Fetch::find_or_build().await.unwrap_or_else(|error| panic!("no fetch code: {}", reason_of(&error))))
-}
-
-/// A name, as istiod's URLs have one.
-fn web_url(domain: &Domain) -> String {
-    domain.web_url().replace("127.0.0.1", "localhost")
 }
 
 async fn refused(
@@ -68,12 +62,12 @@ async fn what_it_refuses(lab: &Lab, fetch: &Fetch) -> anyhow::Result<()> {
     let by_name = by_address.replace("127.0.0.1", "localhost");
     refused(fetch, domain, &by_name, &spire_roots, "not valid for any names").await?;
     // The web authority of somebody else.
-    refused(fetch, domain, &web_url(one), &lab.two.web().ca_file, "unknown authority").await
+    refused(fetch, domain, &one.web_url_by_name(), &lab.two.web().ca_file, "unknown authority").await
 }
 
 /// Every fetch is a new look: istiod keeps nothing of ours but the roots.
 async fn what_it_follows(lab: &Lab, fetch: &Fetch) -> anyhow::Result<()> {
-    let (one, url) = (&lab.one, web_url(&lab.one));
+    let (one, url) = (&lab.one, lab.one.web_url_by_name());
     let held = async || fetch.fetch(one.trust_domain(), &url, &one.web().ca_file, ISTIOD_PATIENCE).await;
     let first = held().await?;
     believes(&first, &one.api().bundle().await?)?;
@@ -126,7 +120,7 @@ async fn istiods_code_waits_for_an_endpoint_that_has_no_bundle_yet() {
 
 async fn before_and_after(lab: &mut Lab, fetch: &Fetch) -> anyhow::Result<()> {
     lab.one.start_endpoint()?;
-    let (url, domain) = (web_url(&lab.one), lab.one.trust_domain().clone());
+    let (url, domain) = (lab.one.web_url_by_name(), lab.one.trust_domain().clone());
     let authorities = lab.one.web().ca_file.clone();
     eventually("an endpoint without a bundle is refused", PATIENCE, async || {
         refused(fetch, &domain, &url, &authorities, "unexpected status: 503").await

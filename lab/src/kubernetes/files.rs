@@ -168,8 +168,9 @@ fn programs(place: &Place, folder: &ClusterFolder, parts: &Parts) -> Vec<Program
     ]
 }
 
-fn etcd(place: &Place, folder: &ClusterFolder) -> Vec<String> {
-    let (client, peer) = ("http://127.0.0.1:2379", "http://127.0.0.1:2380");
+/// etcd's command line.
+pub(super) fn etcd(place: &Place, folder: &ClusterFolder) -> Vec<String> {
+    let [client, peer] = place.etcd_ports.map(|port| format!("http://127.0.0.1:{port}"));
     vec![
         format!("--name={}", place.cluster),
         format!("--data-dir={}", folder.var("lib/etcd").display()),
@@ -184,11 +185,12 @@ fn etcd(place: &Place, folder: &ClusterFolder) -> Vec<String> {
     ]
 }
 
-fn apiserver(place: &Place, pki: &impl Fn(&str) -> String) -> Vec<String> {
+/// The API server's command line.
+pub(super) fn apiserver(place: &Place, pki: &impl Fn(&str) -> String) -> Vec<String> {
     vec![
-        "--etcd-servers=http://127.0.0.1:2379".to_owned(),
+        format!("--etcd-servers=http://127.0.0.1:{}", place.etcd_ports[0]),
         format!("--advertise-address={}", place.address),
-        "--secure-port=6443".to_owned(),
+        format!("--secure-port={}", place.api_port),
         "--allow-privileged=true".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),

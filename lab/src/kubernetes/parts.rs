@@ -164,6 +164,13 @@ impl Parts {
     }
 }
 
+/// etcd, and the folder of Kubernetes' programs: enough for an API server without nodes.
+pub(super) async fn control_plane() -> anyhow::Result<(PathBuf, PathBuf)> {
+    let mut built = Vec::new();
+    let kubernetes = one(&KUBERNETES, &mut built).await?;
+    Ok((one(&ETCD, &mut built).await?.join("etcd"), kubernetes))
+}
+
 async fn one(module: &GoModule, built: &mut Vec<(&'static str, Duration)>) -> anyhow::Result<PathBuf> {
     let done = module.find_or_build("").await.with_context(|| format!("no {}", module.name))?;
     built.extend(done.took.map(|took| (module.name, took)));

@@ -131,14 +131,14 @@ fn params(organisation: &str, common_name: &str) -> CertificateParams {
 }
 
 fn kubeconfig(place: &Place, user: &str, authority: &str, leaf: &Leaf) -> String {
-    let Place { cluster, address, .. } = place;
+    let Place { cluster, address, api_port, .. } = place;
     let encoded = |text: &str| STANDARD.encode(text);
     format!(
         r#"apiVersion: v1
 kind: Config
 clusters:
   - name: {cluster}
-    cluster: {{server: "https://{address}:6443", certificate-authority-data: {authority}}}
+    cluster: {{server: "https://{address}:{api_port}", certificate-authority-data: {authority}}}
 users:
   - name: {cluster}-{user}
     user: {{client-certificate-data: {certificate}, client-key-data: {key}}}

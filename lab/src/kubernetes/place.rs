@@ -17,6 +17,10 @@ pub(super) struct Place {
     pub(super) node: &'static str,
     /// The node's address in the LAN.
     pub(super) address: Ipv4Addr,
+    /// The API server's port there.
+    pub(super) api_port: u16,
+    /// Ports of etcd on loopback, for clients and for peers.
+    pub(super) etcd_ports: [u16; 2],
     /// Addresses of pods.
     pub(super) pods: &'static str,
     /// Addresses of services.
@@ -36,6 +40,8 @@ pub(super) static CLUSTERS: [Place; 2] = [
         trust_domain: "cluster1.org",
         node: "cluster1-node",
         address: Ipv4Addr::new(10, 10, 0, 11),
+        api_port: 6443,
+        etcd_ports: [2379, 2380],
         pods: "10.21.0.0/24",
         services: "10.96.0.0/24",
         api_service: Ipv4Addr::new(10, 96, 0, 1),
@@ -47,6 +53,8 @@ pub(super) static CLUSTERS: [Place; 2] = [
         trust_domain: "cluster2.org",
         node: "cluster2-node",
         address: Ipv4Addr::new(10, 10, 0, 12),
+        api_port: 6443,
+        etcd_ports: [2379, 2380],
         pods: "10.22.0.0/24",
         services: "10.97.0.0/24",
         api_service: Ipv4Addr::new(10, 97, 0, 1),
