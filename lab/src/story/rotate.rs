@@ -21,10 +21,15 @@ use crate::workloads::OneCall;
 pub(super) async fn run(lab: &mut Lab) -> anyhow::Result<()> {
     let (server, client) = lab.pair()?;
     let (server_id, server_address, calls) = (server.spiffe_id.clone(), server.address, client.mark());
+    let client_log = client.log();
     let old = lab.one.api().x509_authorities().await?.active;
 
     let impostor = believed_impostor(lab, &server_id, &old).await?;
+    let before = client_log.mark();
     let new = prepare(lab, &lab.one, &lab.two).await?;
+    // SPIRE holds it; the client has it once its agent has looked, and calls may fail if it is used before that.
+    line_in(&client_log, before, &["bundle advanced", lab.one.trust_domain().as_str()], PATIENCE).await?;
+    lab.timeline.held("helloworld-client's agent has handed it on");
     replace(lab, &old, &new, server_address).await?;
     revoke(lab, &old).await?;
     refused_now(lab, &impostor, &old).await?;
