@@ -1,5 +1,7 @@
-//! Istio's own code, asked about our bundle endpoints: what istiod fetches, and what it believes then.
+//! Istio's own code: asked about our bundle endpoints, what istiod fetches and what it believes then; and its charts and tools on
+//! deploy/istio.
 
+pub mod charts;
 mod istiod;
 
 use std::path::{Path, PathBuf};

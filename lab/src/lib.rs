@@ -12,7 +12,6 @@ pub mod go_module;
 pub mod http;
 pub mod impostor;
 pub mod istio;
-pub mod istio_charts;
 pub mod kubernetes;
 pub mod lab;
 pub mod layout;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use entente_lab::checks::reason_of;
 use entente_lab::go_module;
-use entente_lab::istio_charts::{Charts, Istioctl};
+use entente_lab::istio::charts::{Charts, Istioctl};
 use entente_lab::layout::write;
 use serde::Deserialize as _;
 use serde_json::Value;
