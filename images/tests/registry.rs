@@ -2,55 +2,48 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "also what a test calls may fail it")]
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use entente_images::{Blobs, Digest, ImageSpec, PRODUCTS, Registry, Rootfs, SBOM_TYPE};
+use entente_lab_parts::{GoModule, GoProgram, go, tell};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-const VERSION: &str = "3.1.2";
-const PACKAGE: &str = "github.com/distribution/distribution/v3/cmd/registry";
+const MODULE: GoModule = GoModule {
+    name: "the reference registry",
+    version: "3.1.2",
+    place: "registry/",
+    go_mod: include_str!("registry/go.mod"),
+    go_sum: include_str!("registry/go.sum"),
+    main_go: None,
+    programs: &[GoProgram {
+        file: "registry",
+        package: "github.com/distribution/distribution/v3/cmd/registry",
+    }],
+    linker_flags: "",
+    cgo: false,
+    takes: "some minutes",
+};
 
-/// The program, built once per machine from the module that pins every hash. Nothing where there is no Go, unless in CI.
-fn program() -> Option<PathBuf> {
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/registry");
-    let hashes = Digest::of(&std::fs::read(module.join("go.sum")).unwrap());
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = variable("ENTENTE_CACHE")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("entente")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/entente")))
-        .expect("a cache: set ENTENTE_CACHE or HOME");
-    let parent = cache.join("registry");
-    let folder = parent.join(format!("{VERSION}-{}", hashes.hex().get(..12).unwrap()));
-    let program = folder.join("registry");
-    std::fs::create_dir_all(&parent).unwrap();
-    let lock = std::fs::File::create(parent.join("lock")).unwrap();
-    lock.lock().unwrap();
-    if program.is_file() {
-        return Some(program);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/local/go/bin")]);
-    let Some(go) = folders.find_map(|folder| Some(folder.join("go")).filter(|go| go.is_file())) else {
+/// The program, built once per machine. Nothing where there is no Go, unless in CI.
+async fn program() -> Option<PathBuf> {
+    let there = MODULE.found_in(&MODULE.cache_folder().unwrap()).is_some();
+    if !there && go().is_none() {
         assert!(
             std::env::var("CI").as_deref() != Ok("true"),
             "CI=true, but there is no Go to build a registry"
         );
-        let _ = writeln!(std::io::stderr(), "left out: the reference registry, which needs Go to be built");
+        tell("left out: the reference registry, which needs Go to be built");
         return None;
-    };
-    let _ = writeln!(std::io::stderr(), "building the reference registry {VERSION} once for this machine");
-    let work = tempfile::tempdir_in(&parent).unwrap();
-    let mut command = std::process::Command::new(go);
-    command.args(["install", "-ldflags", "-s -w", PACKAGE]).current_dir(&module).stdin(Stdio::null());
-    let status =
-        command.env("GOBIN", work.path()).env("GOFLAGS", "-mod=readonly").env("CGO_ENABLED", "0").status();
-    assert!(status.unwrap().success(), "the registry cannot be built");
-    std::fs::rename(work.keep(), folder).unwrap();
-    Some(program)
+    }
+    Some(MODULE.find_or_build("").await.unwrap().folder.join("registry"))
+}
+
+#[test]
+fn the_module_pins_the_version_that_it_is_called_by() {
+    assert!(MODULE.go_mod.contains(&format!("github.com/distribution/distribution/v3 v{}", MODULE.version)));
 }
 
 /// A registry of the test's own, on a port of its own.
@@ -63,7 +56,7 @@ struct Running {
 impl Running {
     /// Nothing where it is not here and cannot be built, unless in CI.
     async fn start() -> Option<Self> {
-        let program = tokio::task::spawn_blocking(program).await.unwrap()?;
+        let program = program().await?;
         let store = tempfile::tempdir().unwrap();
         let config = store.path().join("config.yml");
         let root = store.path().join("data");

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
 use entente_bundle::Bundle;
-
-use crate::go_module::sha256;
+use entente_lab_parts::sha256;
 use serde_json::Value;
 
 /// Documents are the same when they have the same keys, in any order, and the same sequence number.

@@ -2,7 +2,7 @@
 //! deploy/istio.
 
 pub mod charts;
-mod istiod;
+pub(crate) mod istiod;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use entente_bundle::TrustDomain;
+use entente_lab_parts::{GoModule, GoProgram};
 use tokio::process::Command;
 
 pub use self::istiod::Istiod;
-use crate::go_module::{GoModule, GoProgram};
 
-/// The commit of Istio that both modules pin: a released version of it is no Go module.
-const VERSION: &str = "v0.0.0-20260827124520-eed52ebb66ad";
+/// The commit of Istio that the modules pin: a released version of it is no Go module.
+pub(crate) const VERSION: &str = "v0.0.0-20260827124520-eed52ebb66ad";
 
 const FETCH: GoModule = GoModule {
     name: "istiod's fetch code",

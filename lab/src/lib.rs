@@ -1,6 +1,5 @@
 //! Two whole trust domains on one machine: the story of a federation, told on real SPIRE or on an embedded stand-in.
 
-mod build_group;
 pub mod checks;
 pub mod compare;
 pub mod domain;
@@ -8,7 +7,6 @@ pub mod embedded;
 pub mod endpoint_status;
 pub mod envoy;
 pub mod forger;
-pub mod go_module;
 pub mod http;
 pub mod impostor;
 pub mod istio;

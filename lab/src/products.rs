@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, bail};
+use entente_lab_parts::{BuildGroup, sha256};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::build_group::BuildGroup;
-use crate::go_module::sha256;
 use crate::spire::PluginProgram;
 
 /// Environment variable that skips the build: the programs are taken as they lie beside the lab.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use entente_bundle::text::hex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -73,7 +74,7 @@ pub fn authority_of(leaf: &[u8]) -> anyhow::Result<String> {
             _ => None,
         });
     let identifier = identifier.context("a certificate that names no authority")?;
-    Ok(crate::go_module::hex(identifier.0))
+    Ok(hex(identifier.0))
 }
 
 async fn presented_leaf(address: SocketAddr) -> anyhow::Result<Vec<u8>> {

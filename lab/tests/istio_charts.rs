@@ -6,7 +6,6 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use entente_lab::checks::reason_of;
-use entente_lab::go_module;
 use entente_lab::istio::charts::{Charts, Istioctl};
 use entente_lab::layout::write;
 use serde::Deserialize as _;
@@ -25,7 +24,7 @@ fn read(path: &Path) -> String {
 }
 
 async fn charts() -> Option<Charts> {
-    let there = go_module::go().is_some();
+    let there = entente_lab_parts::go().is_some();
     if !support::can_have(there, "Istio's charts with our values", "Helm", "install Go") {
         return None;
     }

@@ -9,7 +9,6 @@ use anyhow::Context;
 use entente_bundle::{Bundle, TrustDomain};
 use entente_lab::checks::{ensure, eventually, reason_of};
 use entente_lab::compare::fingerprints;
-use entente_lab::go_module;
 use entente_lab::istio::{Fetch, Fetched};
 use entente_lab::lab::{Lab, Options};
 use entente_lab::spire::Kind;
@@ -23,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// None where neither SPIRE nor the code can be had; in CI that is a failure.
 async fn fetch_code() -> Option<Fetch> {
-    let there = Fetch::is_there() || go_module::go().is_some();
+    let there = Fetch::is_there() || entente_lab_parts::go().is_some();
     let there = support::can_have(there, "what istiod fetches", "Istio's code", "install Go");
     if !there || !support::can_tell(Kind::Real) {
         return None;

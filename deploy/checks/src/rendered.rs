@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
+use entente_lab_parts::cache;
 
 use crate::object;
 
@@ -15,17 +16,9 @@ pub fn kubectl() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|file| file.is_file());
     on_path.or_else(|| {
-        let parts = fs::read_dir(cache()?.join("kubernetes")).ok()?;
+        let parts = fs::read_dir(cache().ok()?.join("kubernetes")).ok()?;
         parts.filter_map(Result::ok).map(|part| part.path().join("kubectl")).find(|file| file.is_file())
     })
-}
-
-/// Where the lab keeps what it has built.
-#[must_use]
-pub fn cache() -> Option<PathBuf> {
-    let own = env::var_os("ENTENTE_CACHE").map(PathBuf::from);
-    own.or_else(|| env::var_os("XDG_CACHE_HOME").map(|folder| PathBuf::from(folder).join("entente")))
-        .or_else(|| env::var_os("HOME").map(|folder| PathBuf::from(folder).join(".cache/entente")))
 }
 
 /// Renders everything that rendered.txt in `deploy` names, and names each file that is another.

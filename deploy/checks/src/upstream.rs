@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
-use sha2::{Digest as _, Sha256};
+use entente_lab_parts::sha256;
 
 /// Holds every file below `folder` against the checksums in its NOTICE, in both directions.
 ///
@@ -20,7 +20,7 @@ pub fn check(folder: &Path) -> anyhow::Result<Vec<String>> {
     for (wanted, name) in &named {
         match fs::read(folder.join(name)) {
             Ok(bytes) => {
-                let found = hexadecimal(&Sha256::digest(&bytes));
+                let found = sha256(&bytes);
                 if found != *wanted {
                     mistakes.push(format!(
                         "{name} was edited: NOTICE says sha256 {wanted}, the file has {found}"
@@ -46,10 +46,6 @@ pub fn check(folder: &Path) -> anyhow::Result<Vec<String>> {
 fn checksum_line(line: &str) -> Option<(&str, &str)> {
     let (sum, name) = line.split_once("  ")?;
     (sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some((sum, name))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn files_below(folder: &Path) -> anyhow::Result<Vec<String>> {
@@ -83,7 +79,7 @@ mod tests {
     }
 
     fn notice_of(text: &str) -> String {
-        format!("Somebody's.\n\n{}  a.yaml\n", hexadecimal(&Sha256::digest(text)))
+        format!("Somebody's.\n\n{}  a.yaml\n", sha256(text.as_bytes()))
     }
 
     #[test]

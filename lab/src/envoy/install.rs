@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, bail};
+use entente_lab_parts::{cache, lock, sha256, tell};
 use tokio::process::Command;
 
 use crate::checks::ensure;
-use crate::go_module::{cache, lock, sha256, tell};
 use crate::layout::write;
 
 /// The version that `lab/envoy/requirements.txt` pins.

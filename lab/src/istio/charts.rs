@@ -6,10 +6,10 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use entente_lab_parts::{GoModule, GoProgram, go};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::go_module::{self, GoModule, GoProgram};
 use crate::layout::write;
 
 const HELM: GoModule = GoModule {
@@ -57,7 +57,7 @@ impl Charts {
         let home = tempfile::Builder::new().prefix("lab-").tempdir().context("cannot make a folder")?;
         write(&home.path().join("go.mod"), ISTIOCTL.go_mod)?;
         write(&home.path().join("go.sum"), ISTIOCTL.go_sum)?;
-        let go = go_module::go().context("Istio's charts lie in a Go module: install Go")?;
+        let go = go().context("Istio's charts lie in a Go module: install Go")?;
         let mut command = Command::new(&go);
         command.args(["mod", "download", "-json", "istio.io/istio"]);
         command.current_dir(home.path()).env("GOFLAGS", "-mod=readonly").kill_on_drop(true);
@@ -69,6 +69,18 @@ impl Charts {
         let module: serde_json::Value = serde_json::from_slice(&output.stdout).context("go wrote no JSON")?;
         let istio = module.get("Dir").and_then(serde_json::Value::as_str).context("go names no folder")?;
         Ok(Self { helm, istio: istio.into(), home })
+    }
+
+    /// Helm's program.
+    #[must_use]
+    pub fn helm(&self) -> &Path {
+        &self.helm
+    }
+
+    /// Istio's sources, of the version that the charts are of.
+    #[must_use]
+    pub fn sources(&self) -> &Path {
+        &self.istio
     }
 
     /// The folder of a chart.
@@ -110,6 +122,12 @@ impl Istioctl {
     /// Finds or builds it.
     pub async fn find_or_build() -> anyhow::Result<Self> {
         Ok(Self { program: ISTIOCTL.find_or_build("").await?.folder.join("istioctl") })
+    }
+
+    /// Its program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// What the injector makes of a file, with `injector`, `mesh` and `values` as its settings, all three files in `folder`.

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use entente_lab_parts::{GoModule, GoProgram, sha256};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use super::VERSION;
 use crate::checks::{ensure, eventually, line_in, see};
-use crate::go_module::{GoModule, GoProgram, sha256};
 use crate::http::{self, Request, Trust};
 use crate::kubernetes::ControlPlane;
 use crate::layout::write;
@@ -54,7 +54,7 @@ impl Istiod {
         authorities: &Path,
         urls: &[String],
     ) -> anyhow::Result<Self> {
-        let program = ISTIOD.find_or_build("").await?.folder.join("pilot-discovery");
+        let program = program().await?;
         plane.kubectl(&["create", "namespace", "istio-system"]).await?;
         let mesh = folder.join("mesh.yaml");
         write(&mesh, mesh_config(urls))?;
@@ -118,6 +118,11 @@ impl Istiod {
         // If it does not end now it is killed when it is dropped.
         let _ = self.process.terminate(STOP_GRACE).await;
     }
+}
+
+/// Finds or builds `pilot-discovery`.
+pub(crate) async fn program() -> anyhow::Result<PathBuf> {
+    Ok(ISTIOD.find_or_build("").await?.folder.join("pilot-discovery"))
 }
 
 /// JSON is YAML.

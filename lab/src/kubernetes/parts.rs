@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use entente_lab_parts::{GoModule, GoProgram};
 
-use crate::go_module::{GoModule, GoProgram};
 use crate::spire::install;
 
 /// `include_str!` of both files of a part.

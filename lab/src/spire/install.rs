@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
+use entente_lab_parts::{GoModule, GoProgram, go};
 use tokio::process::Command;
-
-use crate::go_module::{GoModule, GoProgram};
 
 /// The version that `lab/spire/go.mod` pins.
 pub const VERSION: &str = "1.15.3";
@@ -88,7 +87,7 @@ pub async fn find_or_build_pinned() -> anyhow::Result<Programs> {
 
 /// True when `find_or_build` would have a chance.
 pub fn can_build() -> bool {
-    crate::go_module::go().is_some()
+    go().is_some()
 }
 
 /// `${ENTENTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/entente}/spire/VERSION-HASH`, the hash being that of `go.sum`.

@@ -7,14 +7,14 @@ use tokio::process::{Child, Command};
 
 /// A running build. Dropping it before it has ended kills the whole group.
 #[derive(Debug)]
-pub(crate) struct BuildGroup {
+pub struct BuildGroup {
     /// The build's own process, for its output and its end.
-    pub(crate) child: Child,
+    pub child: Child,
 }
 
 impl BuildGroup {
     /// Starts `command` as the first process of a new group: Ctrl-C in the terminal reaches the lab alone, which then ends it.
-    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
+    pub fn start(command: &mut Command) -> io::Result<Self> {
         command.process_group(0).kill_on_drop(true).spawn().map(|child| Self { child })
     }
 }

@@ -1,7 +1,5 @@
 //! Programs written in Go, built once per machine into the lab's cache, each from a module of our own that pins every hash.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -11,9 +9,7 @@ use indicatif::ProgressBar;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::build_group::BuildGroup;
-use crate::checks::seconds;
-use crate::layout::write;
+use crate::{BuildGroup, cache, lock, sha256, tell};
 
 /// Lines of the build's output that are shown when it fails.
 const FAILURE_TAIL: usize = 20;
@@ -98,7 +94,7 @@ impl GoModule {
         let start = Instant::now();
         self.build(&go, &folder).await?;
         let took = start.elapsed();
-        tell(&format!("built {} {} in {}", self.name, self.version, seconds(took)));
+        tell(&format!("built {} {} in {:.1} s", self.name, self.version, took.as_secs_f64()));
         Ok(Built { folder, took: Some(took) })
     }
 
@@ -111,10 +107,10 @@ impl GoModule {
             .context("cannot make a build folder")?;
         let (module, programs) = (work.path().join("module"), work.path().join("programs"));
         std::fs::create_dir(&module).context("cannot make a build folder")?;
-        write(&module.join("go.mod"), self.go_mod)?;
-        write(&module.join("go.sum"), self.go_sum)?;
-        if let Some(code) = self.main_go {
-            write(&module.join("main.go"), code)?;
+        let files = [("go.mod", Some(self.go_mod)), ("go.sum", Some(self.go_sum)), ("main.go", self.main_go)];
+        for (name, content) in files {
+            let Some(content) = content else { continue };
+            std::fs::write(module.join(name), content).with_context(|| format!("cannot write {name}"))?;
         }
         tell(&format!(
             "building {} {} once for this machine, into {} ({} on two cores)",
@@ -164,42 +160,11 @@ impl GoModule {
     }
 }
 
-/// `${ENTENTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/entente}`
-pub fn cache() -> anyhow::Result<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("ENTENTE_CACHE")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("entente")))
-        .or_else(|| Some(variable("HOME")?.join(".cache").join("entente")))
-        .context("no cache folder: set ENTENTE_CACHE or HOME")
-}
-
 /// Go's program, if this machine has one.
 pub fn go() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("go"));
     on_path.chain([PathBuf::from("/usr/local/go/bin/go")]).find(|go| go.is_file())
-}
-
-/// Keeps other labs from making things in `folder` of the cache, as long as the answer is kept.
-pub(crate) async fn lock(folder: &Path, what: &str) -> anyhow::Result<File> {
-    let path = folder.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    if file.try_lock().is_err() {
-        tell(&format!("another lab is building; waiting for it before {what} is built"));
-    }
-    tokio::task::spawn_blocking(move || file.lock().map(|()| file))
-        .await?
-        .with_context(|| format!("cannot lock {}", path.display()))
-}
-
-/// SHA-256 in lower-case hexadecimal.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads the names of compiled packages; answers with the last lines. Also tells while nothing comes: linking takes a minute.
@@ -233,10 +198,4 @@ async fn show_progress(what: &str, output: impl tokio::io::AsyncRead + Unpin) ->
     }
     spinner.finish_and_clear();
     Ok(tail)
-}
-
-/// To the terminal, also from inside a test, whose harness keeps what macros print.
-pub(crate) fn tell(line: &str) {
-    // Nobody to read it is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
