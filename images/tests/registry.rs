@@ -17,14 +17,12 @@ const MODULE: GoModule = GoModule {
     place: "registry/",
     go_mod: include_str!("registry/go.mod"),
     go_sum: include_str!("registry/go.sum"),
-    main_go: None,
     programs: &[GoProgram {
         file: "registry",
         package: "github.com/distribution/distribution/v3/cmd/registry",
     }],
-    linker_flags: "",
-    cgo: false,
     takes: "some minutes",
+    ..GoModule::PLAIN
 };
 
 /// The program, built once per machine. Nothing where there is no Go, unless in CI.

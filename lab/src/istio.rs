@@ -26,9 +26,8 @@ const FETCH: GoModule = GoModule {
     go_sum: include_str!("../istio/fetch/go.sum"),
     main_go: Some(include_str!("../istio/fetch/main.go")),
     programs: &[GoProgram { file: "fetch", package: "." }],
-    linker_flags: "",
-    cgo: false,
     takes: "some seconds",
+    ..GoModule::PLAIN
 };
 
 /// istiod's function that fetches a bundle, with a program around it.

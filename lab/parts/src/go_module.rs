@@ -60,6 +60,20 @@ pub struct Built {
 }
 
 impl GoModule {
+    /// The rest of a declaration that says what is its own: no code of ours, no flags for the linker, static programs.
+    pub const PLAIN: Self = Self {
+        name: "",
+        version: "",
+        place: "",
+        go_mod: "",
+        go_sum: "",
+        main_go: None,
+        programs: &[],
+        linker_flags: "",
+        cgo: false,
+        takes: "",
+    };
+
     /// `PLACE-VERSION-HASH` below the cache, the hash being that of `go.sum` and of our own code. A place that ends with a slash is a
     /// folder of its own.
     pub fn cache_folder(&self) -> anyhow::Result<PathBuf> {

@@ -10,6 +10,7 @@ use entente_lab_parts::{GoModule, GoProgram, go};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use super::VERSION;
 use crate::layout::write;
 
 const HELM: GoModule = GoModule {
@@ -18,24 +19,20 @@ const HELM: GoModule = GoModule {
     place: "istio/helm-",
     go_mod: include_str!("../../istio/helm/go.mod"),
     go_sum: include_str!("../../istio/helm/go.sum"),
-    main_go: None,
     programs: &[GoProgram { file: "helm", package: "helm.sh/helm/v3/cmd/helm" }],
-    linker_flags: "",
-    cgo: false,
     takes: "about a minute",
+    ..GoModule::PLAIN
 };
 
 const ISTIOCTL: GoModule = GoModule {
     name: "istioctl",
-    version: "v0.0.0-20260827124520-eed52ebb66ad",
+    version: VERSION,
     place: "istio/istioctl-",
     go_mod: include_str!("../../istio/istioctl/go.mod"),
     go_sum: include_str!("../../istio/istioctl/go.sum"),
-    main_go: None,
     programs: &[GoProgram { file: "istioctl", package: "istio.io/istio/istioctl/cmd/istioctl" }],
-    linker_flags: "",
-    cgo: false,
     takes: "about 5 minutes",
+    ..GoModule::PLAIN
 };
 
 /// Without a cluster both answer in under a second. istioctl waits for one for ever where it believes that it needs it.

@@ -24,11 +24,9 @@ const ISTIOD: GoModule = GoModule {
     place: "istio/istiod-",
     go_mod: include_str!("../../istio/istiod/go.mod"),
     go_sum: include_str!("../../istio/istiod/go.sum"),
-    main_go: None,
     programs: &[GoProgram { file: "pilot-discovery", package: "istio.io/istio/pilot/cmd/pilot-discovery" }],
-    linker_flags: "",
-    cgo: false,
     takes: "about 5 minutes",
+    ..GoModule::PLAIN
 };
 
 const START_DEADLINE: Duration = Duration::from_secs(60);

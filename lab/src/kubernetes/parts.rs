@@ -30,11 +30,9 @@ const ETCD: GoModule = GoModule {
     place: "kubernetes/etcd-",
     go_mod: ETCD_FILES.0,
     go_sum: ETCD_FILES.1,
-    main_go: None,
     programs: &[GoProgram { file: "etcd", package: "go.etcd.io/etcd/server/v3" }],
-    linker_flags: "",
-    cgo: false,
     takes: "half a minute",
+    ..GoModule::PLAIN
 };
 
 const KUBERNETES: GoModule = GoModule {
@@ -43,7 +41,6 @@ const KUBERNETES: GoModule = GoModule {
     place: "kubernetes/kubernetes-",
     go_mod: KUBERNETES_FILES.0,
     go_sum: KUBERNETES_FILES.1,
-    main_go: None,
     programs: &[
         GoProgram { file: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl" },
         GoProgram { file: "kube-apiserver", package: "k8s.io/kubernetes/cmd/kube-apiserver" },
@@ -59,8 +56,8 @@ const KUBERNETES: GoModule = GoModule {
     linker_flags: "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
                    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36 \
                    -X k8s.io/component-base/version.gitTreeState=clean",
-    cgo: false,
     takes: "about 5 minutes",
+    ..GoModule::PLAIN
 };
 
 const COREDNS: GoModule = GoModule {
@@ -69,11 +66,9 @@ const COREDNS: GoModule = GoModule {
     place: "kubernetes/coredns-",
     go_mod: COREDNS_FILES.0,
     go_sum: COREDNS_FILES.1,
-    main_go: None,
     programs: &[GoProgram { file: "coredns", package: "github.com/coredns/coredns" }],
-    linker_flags: "",
-    cgo: false,
     takes: "1 to 4 minutes",
+    ..GoModule::PLAIN
 };
 
 const METALLB: GoModule = GoModule {
@@ -82,14 +77,12 @@ const METALLB: GoModule = GoModule {
     place: "kubernetes/metallb-",
     go_mod: METALLB_FILES.0,
     go_sum: METALLB_FILES.1,
-    main_go: None,
     programs: &[
         GoProgram { file: "controller", package: "go.universe.tf/metallb/controller" },
         GoProgram { file: "speaker", package: "go.universe.tf/metallb/speaker" },
     ],
-    linker_flags: "",
-    cgo: false,
     takes: "1 to 2 minutes",
+    ..GoModule::PLAIN
 };
 
 const MANAGER: GoModule = GoModule {
@@ -98,14 +91,12 @@ const MANAGER: GoModule = GoModule {
     place: "kubernetes/spire-controller-manager-",
     go_mod: MANAGER_FILES.0,
     go_sum: MANAGER_FILES.1,
-    main_go: None,
     programs: &[GoProgram {
         file: "spire-controller-manager",
         package: "github.com/spiffe/spire-controller-manager/cmd",
     }],
-    linker_flags: "",
-    cgo: false,
     takes: "half a minute",
+    ..GoModule::PLAIN
 };
 
 /// Where everything lies.

@@ -16,15 +16,14 @@ const MODULE: GoModule = GoModule {
     place: "spire/",
     go_mod: include_str!("../../spire/go.mod"),
     go_sum: include_str!("../../spire/go.sum"),
-    main_go: None,
     programs: &[
         GoProgram { file: "spire-agent", package: "github.com/spiffe/spire/cmd/spire-agent" },
         GoProgram { file: "spire-server", package: "github.com/spiffe/spire/cmd/spire-server" },
     ],
-    linker_flags: "",
     // SQLite is written in C.
     cgo: true,
     takes: "about 5 minutes",
+    ..GoModule::PLAIN
 };
 
 /// The two programs of one SPIRE version.
