@@ -35,12 +35,6 @@ pub(super) fn write_all(place: &Place, folder: &ClusterFolder, parts: &Parts) ->
         let path = folder.path().join(name);
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     }
-    // Mount points that a fresh machine may not have.
-    for path in
-        ["/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni", "/var/log/pods", "/var/log/containers"]
-    {
-        std::fs::create_dir_all(path).with_context(|| format!("cannot make {path}"))?;
-    }
     let file = |name: &str| folder.path().join(name);
     write(&file("hosts"), format!("127.0.0.1 localhost\n{} {}\n", place.address, place.node))?;
     write(&file("resolv.conf"), "")?;

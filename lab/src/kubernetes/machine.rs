@@ -14,11 +14,18 @@ const CHANGED: [&str; 3] = ["vm/overcommit_memory", "kernel/panic", "kernel/pani
 /// `ip netns` mounts it at its first use.
 const NETNS: &str = "/run/netns";
 
+/// A node mounts folders of its own there, in a mount namespace of its own: a machine without them gets empty ones.
+const MOUNT_POINTS: [&str; 5] =
+    ["/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni", "/var/log/pods", "/var/log/containers"];
+
 /// How the machine was before any run.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Before {
     settings: BTreeMap<String, String>,
     netns_was_mounted: bool,
+    /// Mount points that were not there.
+    #[serde(default)]
+    missing: Vec<String>,
 }
 
 impl Before {
@@ -41,7 +48,17 @@ impl Before {
                 std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             settings.insert(name.to_owned(), value.trim().to_owned());
         }
-        write(&path, serde_json::to_vec_pretty(&Self { settings, netns_was_mounted: is_mounted(NETNS) })?)
+        let missing = MOUNT_POINTS.into_iter().filter(|point| !Path::new(point).exists());
+        let missing = missing.map(str::to_owned).collect();
+        let before = Self { settings, netns_was_mounted: is_mounted(NETNS), missing };
+        write(&path, serde_json::to_vec_pretty(&before)?)
+    }
+    /// Makes the mount points that are not there.
+    pub(super) fn make_mount_points() -> anyhow::Result<()> {
+        for point in MOUNT_POINTS {
+            std::fs::create_dir_all(point).with_context(|| format!("cannot make {point}"))?;
+        }
+        Ok(())
     }
     /// Gives it back, and forgets it.
     pub(super) fn restore(root: &Path) -> anyhow::Result<()> {
@@ -63,6 +80,11 @@ impl Before {
             while is_mounted(NETNS) {
                 unmount(NETNS, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {NETNS}"))?;
             }
+        }
+        for point in MOUNT_POINTS.into_iter().filter(|point| before.missing.iter().any(|name| name == point))
+        {
+            // One in which somebody has put something by now stays.
+            let _ = std::fs::remove_dir(point);
         }
         std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }

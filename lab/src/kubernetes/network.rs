@@ -1,4 +1,4 @@
-//! The LAN 10.10.0.0/24, wholly inside network namespaces: nothing of it touches the machine's own network.
+//! The LAN 10.10.0.0/24, wholly inside network namespaces: of the machine's own network it touches nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -89,11 +89,18 @@ async fn ip(arguments: &[&str]) -> anyhow::Result<()> {
     Run::new("ip").args(arguments).output().await.map(drop)
 }
 
-/// Pods on one node reach each other through services only with it.
+/// Pods on one node reach each other through services only with it. It begins switched on everywhere: on the machine's own
+/// bridges, which are none of the lab's business, it is switched off at once.
 async fn load_bridge_filter() -> anyhow::Result<()> {
-    if Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
+    let settings = Path::new("/proc/sys/net/bridge");
+    if settings.exists() {
         return Ok(());
     }
     let loaded = Run::new("modprobe").args(["br_netfilter"]).output().await;
-    loaded.map(drop).context("the kernel's br_netfilter is not here and cannot be loaded")
+    loaded.context("the kernel's br_netfilter is not here and cannot be loaded")?;
+    for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables"] {
+        let file = settings.join(name);
+        std::fs::write(&file, "0").with_context(|| format!("cannot set {}", file.display()))?;
+    }
+    Ok(())
 }

@@ -85,9 +85,12 @@ impl State {
         let prefix = format!("{PREFIX}{own:x}");
         let record = Record { prefix, lab, nodes: Vec::new(), groups: Vec::new() };
         Before::keep(root)?;
+        Before::make_mount_points()?;
         let state = Self { root: root.to_owned(), record };
-        std::fs::create_dir(state.folder())
-            .with_context(|| format!("cannot make {}", state.folder().display()))?;
+        std::fs::create_dir(state.folder()).with_context(|| {
+            let folder = state.folder();
+            format!("cannot make {}: where it is left of a lab that was killed, remove it", folder.display())
+        })?;
         state.save()?;
         Ok((state, removed))
     }
@@ -161,12 +164,29 @@ async fn remove(root: &Path, record: &Record) -> anyhow::Result<()> {
         }
     }
     Network::of(&record.prefix).remove().await?;
-    let folder = root.join(&record.prefix);
-    std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    remove_folder(&root.join(&record.prefix))?;
     if !records(root)?.iter().any(|other| other.lab.runs()) {
         Before::restore(root)?;
     }
     Ok(())
+}
+
+fn remove_folder(folder: &Path) -> anyhow::Result<()> {
+    for path in in_order_of_removal(folder)? {
+        let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+        let removed = if is_folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    std::fs::remove_dir(folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+/// The record comes last: whoever is killed in between has left a run that the next one still finds.
+fn in_order_of_removal(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let paths: Result<Vec<_>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.with_context(|| format!("cannot read {}", folder.display()))?;
+    paths.sort_by_key(|path| path.ends_with(RECORD));
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -199,6 +219,21 @@ mod tests {
         std::fs::create_dir(root.path().join("thesis")).expect("a folder");
         put(root.path(), "entente-1f", &record("entente-1f"));
         assert_eq!(records(root.path()).expect("records").len(), 1);
+    }
+
+    #[test]
+    fn the_record_is_removed_last() {
+        let root = tempfile::tempdir().expect("a folder");
+        put(root.path(), "entente-1f", &record("entente-1f"));
+        let folder = root.path().join("entente-1f");
+        for name in ["a", "run.json.new", "zz"] {
+            std::fs::create_dir_all(folder.join(name).join("deep")).expect("a folder");
+        }
+        std::os::unix::fs::symlink(root.path(), folder.join("link")).expect("a link");
+        let order = in_order_of_removal(&folder).expect("an order");
+        assert_eq!((order.len(), order.last()), (5, Some(&folder.join(RECORD))));
+        remove_folder(&folder).expect("a removal");
+        assert!(!folder.exists() && root.path().exists());
     }
 
     #[test]
