@@ -1,0 +1,108 @@
+use super::*;
+use crate::federation::relationship::{EndpointProfile, Mode};
+use crate::link::LocalPeer;
+
+fn domain(name: &str) -> TrustDomain {
+    TrustDomain::new(name).unwrap()
+}
+
+fn hub() -> Arc<Hub> {
+    Hub::new(domain("a.test"), Arc::new(Metrics::new()))
+}
+
+fn info() -> LinkInfo {
+    let peer = LinkPeer::Local(LocalPeer { uid: 0, pid: None, allowed: true });
+    LinkInfo { plugin_version: "0".into(), peer, since: SystemTime::UNIX_EPOCH, lends: None }
+}
+
+fn bundle(sequence_number: Option<u64>) -> Option<Arc<Bundle>> {
+    Some(Arc::new(Bundle::new(domain("a.test"), vec![], vec![], sequence_number, None)))
+}
+
+fn relationships(names: &[&str]) -> Relationships {
+    let one = |name: &&str| {
+        let relationship = FederationRelationship {
+            trust_domain: domain(name),
+            bundle_endpoint_url: format!("https://{name}/"),
+            profile: EndpointProfile::HttpsWeb { ca_certificates: None },
+            mode: Mode::Managed,
+            follow_redirects: false,
+        };
+        (domain(name), Arc::new(relationship))
+    };
+    names.iter().map(one).collect()
+}
+
+fn names(hub: &Hub) -> Vec<String> {
+    hub.relationships().borrow().keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_own_bundle_survives_the_link() {
+    let hub = hub();
+    let link = hub.open(info());
+    hub.take_own_bundle(link, bundle(Some(3)));
+    hub.close(link);
+    assert_eq!(*hub.own_bundle().borrow(), bundle(Some(3)));
+    assert_eq!(*hub.link_count().borrow(), 0);
+}
+
+#[test]
+fn of_two_links_the_higher_sequence_number_is_published() {
+    let hub = hub();
+    let (one, two) = (hub.open(info()), hub.open(info()));
+    hub.take_own_bundle(one, bundle(Some(5)));
+    hub.take_own_bundle(two, bundle(Some(4)));
+    assert_eq!(*hub.own_bundle().borrow(), bundle(Some(5)));
+    hub.take_own_bundle(two, bundle(Some(6)));
+    assert_eq!(*hub.own_bundle().borrow(), bundle(Some(6)));
+}
+
+#[test]
+fn a_new_link_may_start_the_sequence_again() {
+    let hub = hub();
+    let old = hub.open(info());
+    hub.take_own_bundle(old, bundle(Some(9)));
+    hub.close(old);
+    let new = hub.open(info());
+    hub.take_own_bundle(new, None);
+    assert_eq!(
+        *hub.own_bundle().borrow(),
+        bundle(Some(9)),
+        "a plugin that knows nothing yet takes nothing away"
+    );
+    hub.take_own_bundle(new, bundle(Some(1)));
+    assert_eq!(*hub.own_bundle().borrow(), bundle(Some(1)));
+}
+
+#[test]
+fn what_is_held_goes_with_its_relationship() {
+    let hub = hub();
+    let link = hub.open(info());
+    hub.take_relationships(link, relationships(&["b.test", "c.test"]));
+    for name in ["b.test", "c.test"] {
+        let bundle = Bundle::new(domain(name), vec![], vec![], Some(1), None);
+        let held = Held { bundle: Some(Arc::new(bundle)), ..Held::default() };
+        assert!(hub.take_held(&domain(name), held));
+    }
+    hub.take_relationships(link, relationships(&["b.test"]));
+    assert!(hub.held.current(&domain("b.test")).bundle.is_some());
+    assert!(hub.held.current(&domain("c.test")).bundle.is_none());
+}
+
+#[test]
+fn relationships_are_the_union_and_survive_the_link() {
+    let hub = hub();
+    let (one, two) = (hub.open(info()), hub.open(info()));
+    hub.take_relationships(one, relationships(&["b.test", "c.test"]));
+    hub.take_relationships(two, relationships(&["c.test", "d.test"]));
+    assert_eq!(names(&hub), ["b.test", "c.test", "d.test"]);
+    hub.close(one);
+    assert_eq!(names(&hub), ["c.test", "d.test"]);
+    hub.close(two);
+    assert_eq!(names(&hub), ["c.test", "d.test"]);
+    let three = hub.open(info());
+    assert_eq!(names(&hub), ["c.test", "d.test"]);
+    hub.take_relationships(three, relationships(&[]));
+    assert!(names(&hub).is_empty(), "an empty list is an end, not a loss");
+}
