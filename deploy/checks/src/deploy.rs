@@ -80,10 +80,15 @@ impl Deploy {
     pub fn with(&self, name: &str, from: &str, to: &str) -> anyhow::Result<Self> {
         let text = self.text(name);
         ensure!(text.contains(from), "{from:?} does not stand in {name}");
-        let text = text.replace(from, to);
+        Ok(self.with_text(name, &text.replace(from, to)))
+    }
+
+    /// A copy in which one file is another.
+    #[must_use]
+    pub fn with_text(&self, name: &str, text: &str) -> Self {
         let mut copy = self.clone();
-        copy.files.insert(name.into(), File::new(text));
-        Ok(copy)
+        copy.files.insert(name.into(), File::new(text.into()));
+        copy
     }
 
     /// Every mistake, each once.

@@ -66,8 +66,8 @@ const TABLE: &[(&str, &str, &[Target], &[&str])] = &[
     ),
     ("spire-server", "spire", &[("", "configmaps", ""), ("coordination.k8s.io", "leases", "")], ALL),
     ("spire-server", "spire", &[("", "events", "")], &["create", "patch"]),
-    // The agent: which pods run here?
-    ("spire-agent", "", &[("", "pods", ""), ("", "nodes", ""), ("", "nodes/proxy", "")], &["get"]),
+    // The agent asks a kubelet which pods run there. nodes/proxy would let it run commands in them too.
+    ("spire-agent", "", &[("", "nodes/pods", "")], &["get"]),
 ];
 
 /// Names each right that is missing, and each that is too much.

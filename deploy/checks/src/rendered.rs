@@ -48,7 +48,12 @@ pub fn stale(deploy: &Path, kubectl: &Path) -> anyhow::Result<Vec<String>> {
     Ok(mistakes)
 }
 
-fn render(folder: &Path, kubectl: &Path) -> anyhow::Result<String> {
+/// What kustomize makes of one folder.
+///
+/// # Errors
+///
+/// It cannot be rendered.
+pub fn render(folder: &Path, kubectl: &Path) -> anyhow::Result<String> {
     let output =
         Command::new(kubectl).arg("kustomize").arg(folder).output().context("kubectl cannot be started")?;
     let error = String::from_utf8_lossy(&output.stderr);

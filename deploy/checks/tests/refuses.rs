@@ -154,13 +154,11 @@ fn a_right_too_few_or_too_many() {
         "  - tokenreviews\n  verbs:\n  - get",
         "RBAC lacks: spire-server may create tokenreviews",
     );
-    refused(ALL, "  - nodes/proxy\n", "", "RBAC lacks: spire-agent may get nodes/proxy everywhere");
-    refused(
-        ALL,
-        "  - nodes/proxy\n",
-        "  - nodes/proxy\n  - secrets\n",
-        "more than is needed: spire-agent may get secrets",
-    );
+    let (pods, more) = ("  - nodes/pods\n", "more than is needed: spire-agent may get");
+    refused(ALL, pods, "", "RBAC lacks: spire-agent may get nodes/pods everywhere");
+    // With it a kubelet runs commands in every pod of its node.
+    refused(ALL, pods, "  - nodes/pods\n  - nodes/proxy\n", &format!("{more} nodes/proxy"));
+    refused(ALL, pods, "  - nodes/pods\n  - secrets\n", &format!("{more} secrets"));
     let named = "  resourceNames:\n  - spire-bundle\n";
     refused(ALL, named, "", "RBAC lacks: spire-server may patch configmaps spire-bundle in spire");
 }
@@ -299,10 +297,7 @@ fn a_rendered_file_that_is_stale() {
         println!("left out: no kubectl on the path or in the lab's cache");
         return;
     };
-    let copy = tempfile::tempdir().expect("a folder");
-    for (name, text) in DEPLOY.files() {
-        write(&copy.path().join(name), text);
-    }
+    let copy = copy();
     assert_eq!(rendered::stale(copy.path(), &kubectl).expect("everything renders"), Vec::<String>::new());
     let base = copy.path().join("base/client/helloworld-client.yaml");
     let text = fs::read_to_string(&base).expect("the base is readable");
@@ -313,6 +308,30 @@ fn a_rendered_file_that_is_stale() {
         mistakes.iter().all(|mistake| mistake.contains("client/helloworld-client.yaml is not what")),
         "{mistakes:?}"
     );
+}
+
+#[test]
+fn older_kubelets_have_their_right_back_by_the_component() {
+    let Some(kubectl) = rendered::kubectl() else {
+        println!("left out: no kubectl on the path or in the lab's cache");
+        return;
+    };
+    let copy = copy();
+    let overlay = copy.path().join("cluster1/spire/common/kustomization.yaml");
+    let text = fs::read_to_string(&overlay).expect("the overlay is readable");
+    write(&overlay, &format!("{text}components:\n  - ../../../base/nodes-proxy\n"));
+    let fresh = rendered::render(&copy.path().join("cluster1/spire/managed"), &kubectl).expect("it renders");
+    let mistakes = DEPLOY.with_text(ALL, &fresh).mistakes();
+    let right = "cluster1: RBAC gives more than is needed: spire-agent may get nodes/proxy everywhere";
+    assert_eq!(mistakes, [right]);
+}
+
+fn copy() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder");
+    for (name, text) in DEPLOY.files() {
+        write(&copy.path().join(name), text);
+    }
+    copy
 }
 
 fn write(path: &Path, text: &str) {
