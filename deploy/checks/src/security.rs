@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::object::{Object, at, containers, list, text, texts};
+use crate::settings;
 
 /// Volumes that "restricted" knows.
 const VOLUMES: [&str; 8] = [
@@ -17,8 +18,15 @@ const VOLUMES: [&str; 8] = [
     "secret",
 ];
 
-/// Whose pods are given a token for the API server.
-const WITH_TOKEN: [&str; 2] = ["spire-agent", "spire-server"];
+/// Where programs look for their token for the API server, or the kubelet.
+const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Pods of the namespace spire, and their containers that ask with it.
+const WITH_TOKEN: [(&str, &str); 3] = [
+    ("spire-agent", "spire-agent"),
+    ("spire-server", "spire-controller-manager"),
+    ("spire-server", "spire-server"),
+];
 
 /// Names each field that lets a pod do more than it has to.
 pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
@@ -116,13 +124,32 @@ fn any_container(container: &Value, mistakes: &mut Vec<String>) {
     }
 }
 
+/// A token is for the container that asks with it, and not for its neighbours in the pod.
 fn token(object: &Object, pod: &Value, mistakes: &mut Vec<String>) {
-    let account = text(pod, "/spec/serviceAccountName");
-    let needs_it = object.namespace() == "spire" && WITH_TOKEN.contains(&account);
-    if !needs_it && at(pod, "/spec/automountServiceAccountToken").as_bool() != Some(false) {
-        mistakes
-            .push("automountServiceAccountToken is not false, and it asks the API server for nothing".into());
+    if at(pod, "/spec/automountServiceAccountToken").as_bool() != Some(false) {
+        mistakes.push("automountServiceAccountToken is not false: every container would have the token".into());
     }
+    for container in containers(pod) {
+        let name = text(container, "/name");
+        let needed = object.namespace() == "spire" && WITH_TOKEN.contains(&(object.name(), name));
+        let mut mounted = list(container, "/volumeMounts").iter().map(|mount| text(mount, "/name"));
+        let has = mounted.any(|mount| is_api_token(pod, mount));
+        if has && !needed {
+            mistakes.push(format!("{name}: it has a token for the API server, and asks it for nothing"));
+        }
+        let where_it_looks = settings::mounted(container, TOKEN_FOLDER)
+            .is_some_and(|(mount, _)| is_api_token(pod, text(mount, "/name")));
+        if needed && !where_it_looks {
+            mistakes.push(format!("{name}: there is no token, certificate and namespace in {TOKEN_FOLDER}"));
+        }
+    }
+}
+
+/// Whether a volume has a token without an audience, which is the API server's, as the one that pods get by themselves.
+fn is_api_token(pod: &Value, volume: &str) -> bool {
+    let sources = list(settings::volume(pod, volume), "/projected/sources");
+    let mut tokens = sources.iter().filter_map(|source| source.get("serviceAccountToken"));
+    tokens.any(|token| text(token, "/audience").is_empty())
 }
 
 /// The CSI driver refuses anything but read only, when the pod starts and not before.

@@ -190,6 +190,28 @@ fn what_is_not_restricted() {
 }
 
 #[test]
+fn a_token_for_a_container_that_asks_nobody() {
+    let mount = "mountPath: /plugins\n          name: plugins\n";
+    let token = format!("{mount}        - mountPath: /token\n          name: kube-api-access\n");
+    refused(ALL, mount, &token, "entente-plugin: it has a token for the API server");
+    let mount = "mountPath: /spiffe-csi\n          name: spiffe-csi-socket-dir\n";
+    let token = format!("{mount}        - mountPath: /token\n          name: kube-api-access\n");
+    for container in ["spiffe-csi-driver", "node-driver-registrar"] {
+        refused(ALL, mount, &token, &format!("{container}: it has a token for the API server"));
+    }
+    refused(
+        ALL,
+        "      automountServiceAccountToken: false\n",
+        "",
+        "DaemonSet spire-agent: automountServiceAccountToken is not false",
+    );
+    let folder = "/var/run/secrets/kubernetes.io/serviceaccount";
+    for container in ["spire-agent", "spire-server", "spire-controller-manager"] {
+        refused(ALL, folder, "/var/run/secrets/kube", &format!("{container}: there is no token"));
+    }
+}
+
+#[test]
 fn an_image_that_is_not_pinned() {
     refused(SERVER, "helloworld-server:0.1.0", "helloworld-server:latest", "is not pinned to a version");
     refused(SERVER, "helloworld-server:0.1.0", "helloworld-server", "is not pinned to a version");
