@@ -64,7 +64,13 @@ const TABLE: &[(&str, &str, &[Target], &[&str])] = &[
         ],
         &["get", "patch", "update"],
     ),
-    ("spire-server", "spire", &[("", "configmaps", ""), ("coordination.k8s.io", "leases", "")], ALL),
+    ("spire-server", "spire", &[("coordination.k8s.io", "leases", "")], &["create"]),
+    (
+        "spire-server",
+        "spire",
+        &[("coordination.k8s.io", "leases", "spire-controller-manager")],
+        &["get", "update"],
+    ),
     ("spire-server", "spire", &[("", "events", "")], &["create", "patch"]),
     // The agent asks a kubelet which pods run there. nodes/proxy would let it run commands in them too.
     ("spire-agent", "", &[("", "nodes/pods", "")], &["get"]),

@@ -159,6 +159,8 @@ fn a_right_too_few_or_too_many() {
     // With it a kubelet runs commands in every pod of its node.
     refused(ALL, pods, "  - nodes/pods\n  - nodes/proxy\n", &format!("{more} nodes/proxy"));
     refused(ALL, pods, "  - nodes/pods\n  - secrets\n", &format!("{more} secrets"));
+    let election = "  resourceNames:\n  - spire-controller-manager\n";
+    refused(ALL, election, "", "more than is needed: spire-server may update leases.coordination.k8s.io in spire");
     let named = "  resourceNames:\n  - spire-bundle\n";
     refused(ALL, named, "", "RBAC lacks: spire-server may patch configmaps spire-bundle in spire");
 }
