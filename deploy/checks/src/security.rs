@@ -30,6 +30,7 @@ const WITH_TOKEN: [(&str, &str); 3] = [
 
 /// Names each field that lets a pod do more than it has to.
 pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
+    namespace(cluster, mistakes);
     for (object, pod) in cluster.pods() {
         let mut found = Vec::new();
         let is_agent = object.kind() == "DaemonSet" && object.name() == "spire-agent";
@@ -50,6 +51,17 @@ pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
         workload_api(pod, &mut found);
         one_server(object, &mut found);
         mistakes.extend(found.into_iter().map(|mistake| format!("{}: {mistake}", object.title())));
+    }
+}
+
+/// The agent needs more than "restricted"; whoever else does is told, and written down.
+fn namespace(cluster: &Cluster, mistakes: &mut Vec<String>) {
+    let labels = cluster.find("Namespace", "", "spire").map(|namespace| at(&namespace.value, "/metadata/labels"));
+    for mode in ["audit", "warn"] {
+        let label = format!("pod-security.kubernetes.io/{mode}");
+        if labels.and_then(|labels| labels.get(&label)).is_none_or(|level| level != "restricted") {
+            mistakes.push(format!("{}: {label} of the namespace spire is not restricted", cluster.name));
+        }
     }
 }
 

@@ -189,6 +189,11 @@ fn what_is_not_restricted() {
         "automountServiceAccountToken",
     );
     refused(SERVER, "          readOnly: true", "          readOnly: false", "is not read only everywhere");
+    for mode in ["audit", "warn"] {
+        let label = format!("pod-security.kubernetes.io/{mode}");
+        let said = format!("{label} of the namespace spire is not restricted");
+        refused(ALL, &format!("{label}: restricted"), &format!("{label}: privileged"), &said);
+    }
 }
 
 #[test]
