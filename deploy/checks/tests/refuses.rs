@@ -119,6 +119,14 @@ fn a_selector_that_hits_nothing() {
 }
 
 #[test]
+fn callers_who_lose_their_addresses() {
+    for file in [ALL, SERVER] {
+        let said = "externalTrafficPolicy is not Local";
+        refused(file, "externalTrafficPolicy: Local", "externalTrafficPolicy: Cluster", said);
+    }
+}
+
+#[test]
 fn a_reference_that_leads_nowhere() {
     refused(
         ALL,
