@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::Debug;
 use std::io;
 
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
 use crate::text::printable;
 
@@ -23,10 +23,10 @@ pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a 
 /// of our own verifiers in them, that refusal or the meaning of the name stands.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     causes(error).filter_map(told).fold(String::new(), |text, next| {
-        // Some errors tell their cause themselves.
+        // Some errors tell their cause themselves, or in the middle of what they say.
         match text.is_empty() {
             true => next,
-            false if text.ends_with(&next) => text,
+            false if text.contains(&next) => text,
             false => format!("{text}: {next}"),
         }
     })
@@ -67,6 +67,11 @@ fn tls_words(error: &rustls::Error) -> String {
         Error::PeerMisbehaved(why) => format!("peer misbehaved: {}", words(why)),
         other => other.to_string(),
     }
+}
+
+/// `certificate unknown` of the alert by which a peer has refused us.
+pub fn alert_words(alert: AlertDescription) -> String {
+    words(&alert)
 }
 
 /// The same of what is wrong with a certificate.
@@ -114,7 +119,7 @@ fn words(value: &impl Debug) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use rustls::{AlertDescription, InvalidMessage, OtherError, PeerIncompatible};
+    use rustls::{InvalidMessage, OtherError, PeerIncompatible};
 
     use super::*;
     use crate::{SpiffeId, SvidError};
@@ -174,5 +179,7 @@ mod tests {
         let inner = io::Error::other("no such place");
         assert_eq!(chain(&Handshake(inner)), "the tls handshake failed: no such place");
         assert_eq!(chain(&io::Error::from(io::ErrorKind::BrokenPipe)), "broken pipe");
+        let told = io::Error::other("tls");
+        assert_eq!(chain(&Handshake(told)), "the tls handshake failed");
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use entente_bundle::causes::chain;
 use entente_proto::spire::service::common::config::v1::config_server::Config as ConfigService;
 use entente_proto::spire::service::common::config::v1::{
     ConfigureRequest, ConfigureResponse, CoreConfiguration, ValidateRequest, ValidateResponse,
@@ -14,7 +15,6 @@ use tracing::{debug, info};
 use crate::config::{Config, Mistake};
 use crate::federation::Federation;
 use crate::guard::{guarded, supervised};
-use crate::hclog::chain;
 use crate::state::Shared;
 use crate::{counters, files, identity, link, watcher};
 

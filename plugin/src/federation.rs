@@ -8,6 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use entente_bundle::causes::chain;
 use entente_bundle::freshness::{self, Freshness};
 use entente_bundle::{Bundle, TrustDomain};
 use entente_proto::convert::{BundleMessage, ConvertError};
@@ -19,7 +20,6 @@ use tonic::Code;
 use tracing::{Instrument, debug, error, info, warn};
 
 use crate::counters::Counter;
-use crate::hclog::chain;
 use crate::keeping;
 use crate::link::{Origin, Outcomes};
 use crate::pending_removals::Cause;

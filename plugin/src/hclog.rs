@@ -9,6 +9,7 @@ use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use entente_bundle::causes::chain;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -159,21 +160,6 @@ impl Visit for Fields {
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.put_integer(field, value, value);
     }
-}
-
-/// An error and everything below it, as one text. A source whose text is in the text so far adds nothing.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = error.source();
-    }
-    text
 }
 
 fn cut(text: &str) -> &str {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use entente_bundle::causes::chain;
 use entente_bundle::{Bundle, TrustDomain};
 use entente_proto::convert::{BundleMessage, UsableBundle};
 use entente_proto::spire::api::types;
@@ -12,7 +13,6 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::hclog::chain;
 use crate::repeats::Repeats;
 
 /// A watch over everything that is held.

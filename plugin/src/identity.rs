@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use entente_bundle::causes::chain;
 use entente_bundle::{SpiffeId, SvidError, TrustDomain, svid};
 use entente_proto::spire::hostservice::server::identityprovider::v1::{
     FetchX509IdentityRequest, FetchX509IdentityResponse, X509Identity,
@@ -19,7 +20,6 @@ use tracing::{debug, info, warn};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::config::Config;
-use crate::hclog::chain;
 use crate::own_bundle::Source;
 use crate::repeats::Repeats;
 use crate::signing::ServerKey;

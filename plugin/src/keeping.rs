@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use entente_bundle::TrustDomain;
+use entente_bundle::causes::chain;
 use tokio::sync::watch;
 use tonic::Code;
 use tracing::{debug, error, info};
 
-use crate::hclog::chain;
 use crate::relationships::{FederationRelationship, Mode, SpireRelationships};
 use crate::server_api::{ApiError, REFRESH_DEADLINE, ServerApi};
 use crate::state::Shared;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use entente_bundle::causes::chain;
 use entente_plugin::arguments::{self, Command};
 use entente_plugin::handshake::{self, Role, RoleError};
 use entente_plugin::{hclog, install, run};
@@ -75,7 +76,7 @@ fn serve(asked: Option<Role>) -> ExitCode {
     hclog::install();
     match run::run(role) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => refused(&hclog::chain(&problem)),
+        Err(problem) => refused(&chain(&problem)),
     }
 }
 
@@ -91,7 +92,7 @@ fn install_into(folder: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problem) => {
-            eprintln!("entente-plugin: {}", hclog::chain(&problem));
+            eprintln!("entente-plugin: {}", chain(&problem));
             ExitCode::FAILURE
         }
     }

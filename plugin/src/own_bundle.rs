@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use entente_bundle::causes::chain;
 use entente_bundle::{Bundle, TrustDomain};
 use entente_proto::convert::{BundleMessage, ConvertError, ElementError, UsableBundle};
 use entente_proto::spire::plugin::types;
@@ -110,7 +111,7 @@ impl OwnBundle {
 
     fn tell_refused(&self, refused: &[ElementError]) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        match refused.first().map(|first| crate::hclog::chain(first)) {
+        match refused.first().map(|first| chain(first)) {
             None => told.over("authorities"),
             Some(first) if told.is_new("authorities", &first) => {
                 error!(first, refused = refused.len(), "own bundle has authorities that cannot be published");
@@ -184,7 +185,7 @@ fn usable(message: &types::Bundle, own: &TrustDomain) -> Result<(Bundle, Vec<Ele
     match refused.first() {
         Some(first) if bundle.is_empty() || is_lost => {
             let count = message.x509_authorities.len() + message.jwt_authorities.len();
-            Err(OwnBundleError::Unusable { count, first: crate::hclog::chain(first) })
+            Err(OwnBundleError::Unusable { count, first: chain(first) })
         }
         _ => Ok((bundle, refused)),
     }

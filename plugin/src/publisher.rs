@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use entente_bundle::causes::chain;
 use entente_proto::spire::plugin::server::bundlepublisher::v1::bundle_publisher_server::BundlePublisher;
 use entente_proto::spire::plugin::server::bundlepublisher::v1::{
     PublishBundleRequest, PublishBundleResponse,
@@ -17,7 +18,6 @@ use tonic::{Request, Response, Status};
 use tracing::error;
 
 use crate::guard::guarded;
-use crate::hclog::chain;
 use crate::own_bundle::{Source, Taken};
 use crate::repeats::Repeats;
 use crate::state::Shared;

@@ -6,12 +6,12 @@
 use std::time::Instant;
 
 use entente_bundle::TrustDomain;
+use entente_bundle::causes::chain;
 use entente_proto::spire::api::types::Entry;
 use tonic::Code;
 use tracing::{debug, error, info, warn};
 
 use crate::config::UndeclaredBundles;
-use crate::hclog::chain;
 use crate::pending_removals::{Cause, Pending};
 use crate::relationships;
 use crate::repeats::Repeats;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use entente_bundle::TrustDomain;
+use entente_bundle::causes::chain;
 use entente_proto::spire::api::server::bundle::v1::batch_delete_federated_bundle_request::Mode;
 use entente_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use entente_proto::spire::api::server::bundle::v1::{
@@ -26,7 +27,6 @@ use entente_proto::spire::api::types::{
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use crate::hclog::chain;
 use crate::unix_socket::{AllowedOwner, lazy_channel};
 
 /// Longest wait for calls that only touch SPIRE's datastore.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use entente_bundle::TrustDomain;
+use entente_bundle::causes::chain;
 use rustls_pki_types::UnixTime;
 use tonic::Code;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, UndeclaredBundles};
 use crate::files;
-use crate::hclog::chain;
 use crate::keeping;
 use crate::outage::Outage;
 use crate::pending_removals::Cause;

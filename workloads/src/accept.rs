@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entente_bounds::{Place, Places, Throttle};
+use entente_bundle::causes::{alert_words, chain};
 use entente_bundle::tls::CertificateSlot;
 use entente_workload_identity::{Guarded, OpenConnections, Refusal};
 use rustls::ServerConfig;
@@ -170,14 +171,14 @@ impl Admission {
             }
             Refusal::ByPeer(alert) => {
                 let presented = self.own_id();
-                braked_warn!(strangers, peer = %address, presented, ?alert, "client refused our svid");
+                braked_warn!(strangers, peer = %address, presented, alert = alert_words(alert), "client refused our svid");
             }
             Refusal::Other(_) if self.slot.current().is_none() => {
                 let reason = "no_identity";
                 braked_warn!(strangers, peer = %address, reason, "client refused, the workload api has given us no svid");
             }
             Refusal::Other(reason) => {
-                braked_warn!(strangers, peer = %address, reason, error, "client refused");
+                braked_warn!(strangers, peer = %address, reason, error = chain(error), "client refused");
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use entente_bundle::causes::{alert_words, chain};
 use entente_bundle::tls::{self, SvidVerifier};
 use entente_bundle::{Authorizer, SpiffeId};
 use entente_workload_identity::{AddressError, OpenConnections, Refusal, WorkloadApiError, WorkloadIdentity};
@@ -146,12 +147,18 @@ fn log(error: &CallError, identity: &WorkloadIdentity) {
         }
         Refusal::ByPeer(alert) => {
             let presented = identity.spiffe_id().map(|id| id.to_string());
-            warn!(presented, reason = "refused_by_peer", ?alert, error = cause, "server refused our svid");
+            warn!(
+                presented,
+                reason = "refused_by_peer",
+                alert = alert_words(alert),
+                error = chain(cause),
+                "server refused our svid"
+            );
         }
         Refusal::Other(_) if matches!(error, CallError::Dial(DialError::NoIdentity)) => {
-            warn!(reason = "no_identity", error = cause, "call failed");
+            warn!(reason = "no_identity", error = chain(cause), "call failed");
         }
-        Refusal::Other(reason) => warn!(reason, error = cause, "call failed"),
+        Refusal::Other(reason) => warn!(reason, error = chain(cause), "call failed"),
     }
 }
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use entente_bundle::causes::chain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -48,7 +49,7 @@ where
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(error = &error as &dyn Error, "ended");
+            error!(error = chain(&error), "ended");
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use entente_bundle::causes::alert_words;
 use entente_bundle::{SpiffeId, SvidError, TrustDomain};
 use rustls::AlertDescription;
 
@@ -32,7 +33,8 @@ pub(super) enum LinkError {
     #[error("the endpoint is for trust domain {presented:?}, expected {expected}")]
     OtherTrustDomain { expected: TrustDomain, presented: String },
     #[error(
-        "the endpoint refused the certificate of SPIRE Server ({alert:?}); its log says why, and its agent may not know the newest authority yet"
+        "the endpoint refused the certificate of SPIRE Server ({}); its log says why, and its agent may not know the newest authority yet",
+        alert_words(*.alert)
     )]
     RefusedUs { alert: AlertDescription },
     #[error("nothing was heard for {}", humantime::format_duration(SILENCE))]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use entente_bundle::causes::chain;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
@@ -18,7 +19,6 @@ use super::session::Origin;
 use super::{Target, session};
 use crate::counters::Counter;
 use crate::federation::Federation;
-use crate::hclog::chain;
 use crate::rate_limit::LineKind;
 use crate::repeats::Repeats;
 use crate::state::Shared;

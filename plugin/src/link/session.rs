@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use entente_bundle::causes::chain;
 use entente_proto::link::v1 as wire;
 use entente_proto::link::v1::endpoint_message::Message as FromEndpoint;
 use entente_proto::link::v1::link_client::LinkClient;
@@ -23,7 +24,6 @@ use super::error::LinkError;
 use super::replay::Replay;
 use crate::counters::Counter;
 use crate::federation::Federation;
-use crate::hclog::chain;
 use crate::rate_limit::LineKind;
 use crate::signing::{self, Lending, Refusal, SigningRequest};
 use crate::state::Shared;

@@ -241,7 +241,7 @@ async fn a_server_that_speaks_only_an_older_tls() {
     })
     .await;
     let client = client(&rig.client_agent, &address, &["--interval", "20ms"]);
-    let line = client.stderr.line_with("ProtocolVersion").await;
+    let line = client.stderr.line_with("protocol version").await;
     assert!(line.contains("tls handshake") && line.contains(&address), "{line}");
     assert_eq!(client.stdout.count("This is Server Reply"), 0);
 }
