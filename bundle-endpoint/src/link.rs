@@ -13,6 +13,7 @@ mod signing;
 mod socket;
 mod spire;
 mod stream;
+mod troubles;
 mod wire;
 mod writer;
 
@@ -27,3 +28,4 @@ pub(crate) use spire::SpireState;
 pub(crate) use stream::LinkPeer;
 #[cfg(test)]
 pub(crate) use stream::LocalPeer;
+pub(crate) use troubles::Troubles;

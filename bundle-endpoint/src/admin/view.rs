@@ -160,7 +160,7 @@ impl View {
         let held = self.hub.held.current(&relationship.trust_domain);
         let endpoint = relationship.profile.authenticating_domain();
         let endpoint = endpoint.map(|domain| self.hub.held.current(domain)).unwrap_or_default();
-        let told = [held.keeping_trouble, endpoint.authentication_trouble];
+        let told = [held.troubles.keeping, endpoint.troubles.authentication];
         let mut told: Vec<_> = told.into_iter().flatten().collect();
         // What the plugin finds wrong is the cause of the rest, but not of a fetch that fails.
         let own =

@@ -72,7 +72,7 @@ pub(crate) fn told(
 /// Follows the text of a fetch for which nothing was held of `trust_domain`.
 pub(crate) fn nothing_held(own: &TrustDomain, trust_domain: &TrustDomain, mode: Mode, held: &Held) -> String {
     // The plugin tells its own bundle by itself; and a bundle that nothing would keep is not worth setting.
-    if own == trust_domain || held.keeping_trouble.is_some() {
+    if own == trust_domain || held.troubles.keeping.is_some() {
         return String::new();
     }
     let set = set_command(trust_domain);
@@ -80,7 +80,7 @@ pub(crate) fn nothing_held(own: &TrustDomain, trust_domain: &TrustDomain, mode: 
         Mode::Assisted => format!(
             "; SPIRE needs one to fetch with as well: set it with {set} (a bootstrap_bundle serves the endpoint alone)"
         ),
-        Mode::Managed if held.authentication_trouble.is_some() => {
+        Mode::Managed if held.troubles.authentication.is_some() => {
             format!("; mend the bootstrap_bundle, or set one with {set}")
         }
         Mode::Managed => format!("; give it a bootstrap_bundle, or set one with {set}"),
@@ -98,6 +98,7 @@ mod tests {
     use entente_bundle::testing::TestAuthority;
 
     use super::*;
+    use crate::link::Troubles;
 
     fn refused(source: SvidError) -> FetchError {
         FetchError::Svid { source, hint: None }
@@ -130,12 +131,14 @@ mod tests {
         let set = "`spire-server bundle set -id spiffe://b.test -format spiffe -path FILE`";
         let managed = says(Mode::Managed, &Held::default());
         assert!(managed.contains("give it a bootstrap_bundle") && managed.contains(set), "{managed}");
-        let broken = Held { authentication_trouble: Some("x".into()), ..Held::default() };
+        let broken = Troubles { authentication: Some("x".into()), ..Troubles::default() };
+        let broken = Held { troubles: broken, ..Held::default() };
         let broken = says(Mode::Managed, &broken);
         assert!(broken.contains("mend the bootstrap_bundle") && broken.contains(set), "{broken}");
         let assisted = says(Mode::Assisted, &Held::default());
         assert!(!assisted.contains("give it a bootstrap_bundle") && assisted.contains(set), "{assisted}");
-        let unkept = Held { keeping_trouble: Some("x".into()), ..Held::default() };
+        let unkept = Troubles { keeping: Some("x".into()), ..Troubles::default() };
+        let unkept = Held { troubles: unkept, ..Held::default() };
         assert_eq!(says(Mode::Assisted, &unkept), "", "the relationship is what is missing");
         assert_eq!(nothing_held(&domain, &domain, Mode::Managed, &Held::default()), "");
     }

@@ -1,11 +1,13 @@
 //! What SPIRE Server holds, by trust domain, as the plugin told it: the newest word counts, from whichever link, and it stays
-//! when the plugin is away, for as long as a relationship needs it.
+//! when the plugin is away, for as long as a relationship needs it. Only troubles are each link's own, and merged by the hub.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use entente_bundle::{Bundle, BundleSource, TrustDomain};
 use tokio::sync::watch;
+
+use super::Troubles;
 
 /// One trust domain's share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,10 +18,8 @@ pub(crate) struct Held {
     pub(crate) authentication_bundle: Option<Arc<Bundle>>,
     /// The file that it came from, where it is the operator's.
     pub(crate) authentication_file: Option<String>,
-    /// Why the operator's file cannot be used, in the plugin's words.
-    pub(crate) authentication_trouble: Option<String>,
-    /// Why nothing keeps `bundle` current and confirms it, in the plugin's words.
-    pub(crate) keeping_trouble: Option<String>,
+    /// What plugins find wrong.
+    pub(crate) troubles: Troubles,
 }
 
 /// All of them. A verifier asks it at each handshake, so the bundle held *now* decides (FED 5.2.2.4).
@@ -45,6 +45,18 @@ impl HeldTable {
                 news
             })
         })
+    }
+
+    /// Replaces the troubles of every trust domain.
+    pub(super) fn retell(&self, troubles_of: impl Fn(&TrustDomain) -> Troubles) {
+        for (trust_domain, sender) in &*crate::lock(&self.0) {
+            let troubles = troubles_of(trust_domain);
+            sender.send_if_modified(|held| {
+                let news = held.troubles != troubles;
+                held.troubles = troubles;
+                news
+            });
+        }
     }
 
     pub(crate) fn current(&self, trust_domain: &TrustDomain) -> Held {

@@ -1,7 +1,8 @@
 //! What all links say, merged: one own bundle, one list of relationships, one table of held bundles.
 //!
 //! Several plugins may be linked (servers of one trust domain that share a datastore, or two plugins of one server). When a
-//! link ends, what it said stays in force until another link says something else: only its signatures are gone.
+//! link ends, what it said stays in force until another link says something else: only its signatures are gone, and what it found
+//! wrong, which nobody else could take back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use tracing::warn;
 
 use super::signing::SignPlaces;
 use super::spire::{PendingRemovals, ServerApi, SpireState};
+use super::troubles::{TroubleTable, Troubles};
 use super::{Held, HeldTable, LinkPeer, OfferTable};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::{Lenders, LentIdentity};
@@ -66,6 +68,13 @@ struct LinkState {
     identity: Option<(u64, Arc<LentIdentity>)>,
     server_api: ServerApi,
     removals: PendingRemovals,
+    troubles: TroubleTable,
+}
+
+impl Links {
+    fn troubles_of(&self, trust_domain: &TrustDomain) -> Troubles {
+        Troubles::merge(self.open.values().map(|link| (&link.info.peer, link.troubles.get(trust_domain))))
+    }
 }
 
 impl Hub {
@@ -121,9 +130,11 @@ impl Hub {
             identity: None,
             server_api: ServerApi::default(),
             removals: PendingRemovals::new(),
+            troubles: TroubleTable::new(),
         };
         links.open.insert(id, state);
         self.count(&links);
+        self.merge_troubles(&links);
         id
     }
 
@@ -133,8 +144,10 @@ impl Hub {
         self.count(&links);
         // What is left is what the other links say; with no other link, all stays as it was.
         self.merge_own_bundle(&links);
-        self.merge_relationships(&links);
+        self.merge_relationships(&mut links);
         self.merge_identities(&links);
+        // But for this: how another server is says nothing about the one that is away.
+        self.merge_troubles(&links);
     }
 
     /// `None` when the plugin does not know it yet, which takes nothing away.
@@ -147,7 +160,7 @@ impl Hub {
 
     pub(crate) fn take_relationships(&self, id: LinkId, relationships: Relationships) {
         self.update(id, |state, now| state.relationships = Some((now, Arc::new(relationships))));
-        self.merge_relationships(&crate::lock(&self.links));
+        self.merge_relationships(&mut crate::lock(&self.links));
     }
 
     /// `None` when the plugin lends nothing.
@@ -156,8 +169,17 @@ impl Hub {
         self.merge_identities(&crate::lock(&self.links));
     }
 
-    /// Whichever link speaks last is right: linked servers share one datastore.
-    pub(crate) fn take_held(&self, trust_domain: &TrustDomain, held: Held) -> bool {
+    /// Whichever link speaks last is right, because linked servers share one datastore; but what it finds wrong is its own.
+    pub(crate) fn take_held(&self, id: LinkId, trust_domain: &TrustDomain, mut held: Held) -> bool {
+        let mut links = crate::lock(&self.links);
+        let troubles = std::mem::take(&mut held.troubles);
+        if let Some(state) = links.open.get_mut(&id) {
+            state.troubles.remove(trust_domain);
+            if troubles != Troubles::default() {
+                state.troubles.insert(trust_domain.clone(), troubles);
+            }
+        }
+        held.troubles = links.troubles_of(trust_domain);
         self.held.set(trust_domain, held)
     }
 
@@ -219,7 +241,7 @@ impl Hub {
     }
 
     // The union; where two links name one domain, the newer word counts.
-    fn merge_relationships(&self, links: &Links) {
+    fn merge_relationships(&self, links: &mut Links) {
         let mut known: Vec<_> =
             links.open.values().filter_map(|state| state.relationships.as_ref()).collect();
         if known.is_empty() {
@@ -231,7 +253,11 @@ impl Hub {
             union.extend(relationships.iter().map(|(name, value)| (name.clone(), Arc::clone(value))));
         }
         let endpoints = union.values().filter_map(|one| one.profile.authenticating_domain());
-        self.held.keep_only(&union.keys().chain(endpoints).collect());
+        let needed = union.keys().chain(endpoints).collect();
+        self.held.keep_only(&needed);
+        for state in links.open.values_mut() {
+            state.troubles.retain(|trust_domain, _| needed.contains(trust_domain));
+        }
         self.relationships.send_if_modified(|current| {
             let news = **current != union;
             if news {
@@ -239,6 +265,10 @@ impl Hub {
             }
             news
         });
+    }
+
+    fn merge_troubles(&self, links: &Links) {
+        self.held.retell(|trust_domain| links.troubles_of(trust_domain));
     }
 
     fn merge_identities(&self, links: &Links) {

@@ -348,7 +348,7 @@ impl Linked {
     fn held_bundle(&self, message: &HeldBundle) -> Result<(), MessageError> {
         let (trust_domain, held) = wire::held(message)?;
         let sequence_number = held.bundle.as_ref().and_then(|bundle| bundle.sequence_number());
-        if self.hub.take_held(&trust_domain, held) {
+        if self.hub.take_held(self.id, &trust_domain, held) {
             debug!(%trust_domain, sequence_number, "held bundle received");
         }
         Ok(())

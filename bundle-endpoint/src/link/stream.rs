@@ -1,11 +1,11 @@
 //! What both ways of linking have in common once the peer is known: nothing but HTTP/2 gets through to gRPC, and so much of it.
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use std::{fmt, io};
 
 use entente_bundle::SpiffeId;
 use entente_proto::link::v1::link_server::LinkServer;
@@ -50,6 +50,17 @@ pub(crate) struct LocalPeer {
     pub(crate) uid: u32,
     pub(crate) pid: Option<i32>,
     pub(crate) allowed: bool,
+}
+
+/// In words for an operator.
+impl fmt::Display for LinkPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(LocalPeer { uid, pid: Some(pid), .. }) => write!(f, "process {pid} of user id {uid}"),
+            Self::Local(LocalPeer { uid, pid: None, .. }) => write!(f, "user id {uid}"),
+            Self::Verified { address, .. } => write!(f, "{address}"),
+        }
+    }
 }
 
 impl LinkPeer {

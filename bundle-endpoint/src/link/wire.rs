@@ -8,7 +8,7 @@ use entente_proto::convert::{BundleMessage, ConvertError};
 use entente_proto::link::v1 as link;
 
 use super::spire::PendingRemovals;
-use super::{Held, Outcome};
+use super::{Held, Outcome, Troubles};
 use crate::federation::relationship::{EndpointProfile, FederationRelationship, Mode};
 
 /// Why a message, or one part of it, was refused.
@@ -109,8 +109,10 @@ pub(crate) fn held(message: &link::HeldBundle) -> Result<(TrustDomain, Held), Me
         bundle: read(&message.bundle)?,
         authentication_bundle: read(&message.authentication_bundle)?,
         authentication_file: reason(&message.authentication_file),
-        authentication_trouble: reason(&message.authentication_trouble),
-        keeping_trouble: reason(&message.keeping_trouble),
+        troubles: Troubles {
+            authentication: reason(&message.authentication_trouble),
+            keeping: reason(&message.keeping_trouble),
+        },
     };
     Ok((trust_domain, held))
 }

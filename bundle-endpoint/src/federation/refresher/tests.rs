@@ -119,7 +119,7 @@ impl Fixture {
 
     fn hold(&self, bundle: &Bundle) {
         let held = Held { bundle: Some(Arc::new(bundle.clone())), ..Held::default() };
-        self.hub.take_held(bundle.trust_domain(), held);
+        self.hub.take_held(self.link, bundle.trust_domain(), held);
     }
 }
 
@@ -339,7 +339,7 @@ async fn fetches_are_bounded_but_peers_that_hang_give_their_place_away() {
     let names: Vec<_> = (0..200).map(|number| format!("b{number}.test")).collect();
     for name in &names {
         fixture.fetcher.does(name, &[Step::Hangs]);
-        fixture.hub.take_held(&domain(name), Held::default());
+        fixture.hub.take_held(fixture.link, &domain(name), Held::default());
     }
     let web = |name: &String| FederationRelationship {
         profile: EndpointProfile::HttpsWeb { ca_certificates: None },

@@ -83,7 +83,7 @@ fn what_is_held_goes_with_its_relationship() {
     for name in ["b.test", "c.test"] {
         let bundle = Bundle::new(domain(name), vec![], vec![], Some(1), None);
         let held = Held { bundle: Some(Arc::new(bundle)), ..Held::default() };
-        assert!(hub.take_held(&domain(name), held));
+        assert!(hub.take_held(link, &domain(name), held));
     }
     hub.take_relationships(link, relationships(&["b.test"]));
     assert!(hub.held.current(&domain("b.test")).bundle.is_some());
@@ -105,4 +105,39 @@ fn relationships_are_the_union_and_survive_the_link() {
     assert_eq!(names(&hub), ["c.test", "d.test"]);
     hub.take_relationships(three, relationships(&[]));
     assert!(names(&hub).is_empty(), "an empty list is an end, not a loss");
+}
+
+#[test]
+fn what_one_of_two_links_finds_wrong_is_told_with_its_name_and_goes_with_it() {
+    let hub = hub();
+    let of = |pid| {
+        let peer = LinkPeer::Local(LocalPeer { uid: 0, pid: Some(pid), allowed: true });
+        hub.open(LinkInfo { peer, ..info() })
+    };
+    let (ill, well) = (of(1), of(2));
+    let bundle = Some(Arc::new(Bundle::new(domain("b.test"), vec![], vec![], Some(1), None)));
+    let says = |link, keeping: Option<&str>, authentication: Option<&str>| {
+        let text = |text: Option<&str>| text.map(str::to_owned);
+        let troubles = Troubles { keeping: text(keeping), authentication: text(authentication) };
+        let held = Held { bundle: bundle.clone(), troubles, ..Held::default() };
+        hub.take_held(link, &domain("b.test"), held);
+    };
+    let told = || {
+        let Troubles { keeping, authentication } = hub.held.current(&domain("b.test")).troubles;
+        (keeping, authentication)
+    };
+    let text = |text: &str| Some(text.to_owned());
+    hub.take_relationships(well, relationships(&["b.test"]));
+    says(ill, Some("unkept"), Some("no file"));
+    says(well, None, None);
+    let named = |text: &str| Some(format!("{text} (told by process 1 of user id 0)"));
+    assert_eq!(told(), (named("unkept"), named("no file")), "another server's silence hides nothing");
+    says(well, Some("unkept"), None);
+    assert_eq!(told(), (text("unkept"), named("no file")));
+
+    hub.close(ill);
+    assert_eq!(told(), (text("unkept"), None), "who is away says nothing");
+    hub.close(well);
+    assert_eq!(told(), (None, None));
+    assert_eq!(hub.held.current(&domain("b.test")).bundle, bundle, "what is held stays");
 }
