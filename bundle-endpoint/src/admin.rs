@@ -12,6 +12,7 @@ use tracing::error;
 
 use crate::metrics;
 
+mod trouble;
 mod view;
 
 pub(crate) use view::{View, bundle_summary};

@@ -10,12 +10,13 @@ use entente_bundle::{Bundle, TrustDomain, X509Authority};
 use entente_workload_identity::WorkloadIdentity;
 use rustls_pki_types::UnixTime;
 
+use super::trouble;
 use crate::federation::relationship::{EndpointProfile, Mode};
 use crate::federation::table::{RelationshipState, RelationshipTable};
 use crate::handler::BundleHandler;
 use crate::health::{RELATIONSHIP_UNHEALTHY, Readiness, Reason};
 use crate::identity::Identity;
-use crate::link::{Hub, LinkInfo, Offer, Outcome, SpireState};
+use crate::link::{Hub, LinkInfo, SpireState, Troubles};
 use crate::logging::chain;
 use crate::metrics::{DomainNumbers, Metrics};
 use crate::published::PublishedWatch;
@@ -24,9 +25,6 @@ use crate::status::{
     RelationshipStatus, Status, X509AuthoritySummary,
 };
 use crate::time::{unix_now, unix_seconds};
-
-/// An offer that the plugin has not answered is no trouble for so long.
-const OFFER_PATIENCE_SECONDS: u64 = 30;
 
 /// In the answer of `/ready`, which is asked for every few seconds.
 const MOST_UNHEALTHY_LISTED: usize = 20;
@@ -160,13 +158,10 @@ impl View {
         let held = self.hub.held.current(&relationship.trust_domain);
         let endpoint = relationship.profile.authenticating_domain();
         let endpoint = endpoint.map(|domain| self.hub.held.current(domain)).unwrap_or_default();
-        let told = [held.troubles.keeping, endpoint.troubles.authentication];
-        let mut told: Vec<_> = told.into_iter().flatten().collect();
-        // What the plugin finds wrong is the cause of the rest, but not of a fetch that fails.
-        let own =
-            if told.is_empty() { trouble(state, held.bundle.as_deref(), now) } else { fetch_trouble(state) };
-        told.extend(own);
-        (!told.is_empty()).then(|| told.join("; "))
+        // Each of the domain that it is about: one of these may authenticate the endpoint of the other.
+        let told =
+            Troubles { keeping: held.troubles.keeping, authentication: endpoint.troubles.authentication };
+        trouble::of(state, held.bundle.as_deref(), told, now)
     }
 
     fn own(&self, now: UnixTime) -> OwnStatus {
@@ -226,43 +221,6 @@ impl View {
                 reason: outcome.reason().map(str::to_owned),
             }),
         }
-    }
-}
-
-fn fetch_trouble(state: &RelationshipState) -> Option<String> {
-    state.failure.as_ref().map(|failure| format!("fetch failed: {}", failure.detail))
-}
-
-/// What is wrong as far as the endpoint sees by itself.
-fn trouble(state: &RelationshipState, held: Option<&Bundle>, now: UnixTime) -> Option<String> {
-    if let Some(failed) = fetch_trouble(state) {
-        return Some(failed);
-    }
-    if state.last_success.is_none() {
-        return Some("not fetched yet".into());
-    }
-    if let Some(trouble) = state.offer.as_ref().and_then(|offer| offer_trouble(offer, now)) {
-        return Some(trouble);
-    }
-    let Some(held) = held else {
-        return Some("SPIRE holds no bundle yet".into());
-    };
-    if held.is_empty() {
-        return Some("the held bundle is empty: every SVID of this trust domain is revoked".into());
-    }
-    let unusable = held.x509_authorities().iter().all(|authority| authority.is_expired(now));
-    (unusable && !held.x509_authorities().is_empty())
-        .then(|| "every x.509 authority of the held bundle has expired".into())
-}
-
-fn offer_trouble(offer: &Offer, now: UnixTime) -> Option<String> {
-    match &*offer.outcome().borrow() {
-        Outcome::Refused { reason } => Some(format!("the plugin refused the bundle: {reason}")),
-        Outcome::Failed { reason } => Some(format!("SPIRE did not take the bundle: {reason}")),
-        Outcome::Pending if now.as_secs().saturating_sub(offer.since) > OFFER_PATIENCE_SECONDS => {
-            Some("the plugin has not answered the offered bundle".into())
-        }
-        Outcome::Pending | Outcome::Set | Outcome::Unchanged => None,
     }
 }
 
@@ -337,10 +295,7 @@ fn time(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::link::OfferTable;
 
     #[test]
     fn a_number_that_spire_does_not_keep_makes_no_difference_where_it_fetches_itself() {
@@ -350,18 +305,5 @@ mod tests {
         assert_eq!(freshness_of(Mode::Assisted, Some(&held), &fetched), "same");
         assert_eq!(freshness_of(Mode::Managed, Some(&held), &fetched), "advance");
         assert_eq!(freshness_of(Mode::Assisted, None, &fetched), "advance");
-    }
-
-    #[test]
-    fn an_offer_without_an_answer_is_trouble_after_a_while_however_often_is_fetched() {
-        let domain = TrustDomain::new("b.test").unwrap();
-        let offers = OfferTable::new();
-        let bundle = Arc::new(Bundle::new(domain.clone(), vec![], vec![], Some(1), None));
-        let offer = offers.put(bundle, "https://b.test/");
-        let later = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(offer.since + seconds));
-        assert_eq!(offer_trouble(&offer, later(OFFER_PATIENCE_SECONDS)), None);
-        assert!(offer_trouble(&offer, later(OFFER_PATIENCE_SECONDS + 1)).is_some());
-        offers.record(&domain, offer.id, Outcome::Set);
-        assert_eq!(offer_trouble(&offer, later(OFFER_PATIENCE_SECONDS + 1)), None);
     }
 }
