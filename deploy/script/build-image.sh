@@ -34,26 +34,29 @@ with_docker() {
     docker build --file images/Dockerfile --target "$name" --tag "$image" \
         --build-arg "VERSION=$version" --build-arg "REVISION=$revision" --build-arg "SOURCE=${SOURCE-}" \
         --build-arg "SOURCE_DATE_EPOCH=$created" --build-arg "CREATED=$(date -u -d "@$created" +%Y-%m-%dT%H:%M:%SZ)" .
-    docker push "$image"
     if [ "$name" = entente-plugin ]; then
-        checksum_in "$image" >"$checksum_file.new"
-        mv "$checksum_file.new" "$checksum_file"
+        tag_with_checksum "$image"
+    else
+        docker push "$image"
     fi
 }
 
-# Of the program as it lies in the image.
-checksum_in() {
+# The manifests ask for the plugin by its checksum: of the program as it lies in the image.
+tag_with_checksum() {
     local container sum
     container=$(docker create "$1")
     sum=$(docker cp "$container:/opt/entente/entente-plugin" - | tar -xO | sha256sum | cut -d' ' -f1)
     docker rm "$container" >/dev/null
-    printf 'ENTENTE_PLUGIN_SHA256=%s\n' "$sum"
+    docker tag "$1" "$registry/entente-plugin:$sum"
+    docker push "$registry/entente-plugin:$sum"
+    printf 'ENTENTE_PLUGIN_SHA256=%s\n' "$sum" >"$checksum_file.new"
+    mv "$checksum_file.new" "$checksum_file"
 }
 
 with_cargo() {
     # The profile of the lab: optimised, and linked in a quarter of the time. The programs in the images are release builds.
     cargo run --locked --profile lab --package entente-images -- build "$@" \
-        --registry "$registry" --tag "$version" --plugin-checksum "$checksum_file" --push
+        --registry "$registry" --plugin-checksum "$checksum_file" --push
 }
 
 case $(builder) in

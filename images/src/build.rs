@@ -23,9 +23,9 @@ pub(crate) struct Options {
     /// The registry, and what stands before the name in it.
     #[arg(long, default_value = "localhost:10000")]
     registry: String,
-    /// The tag.
-    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
-    tag: String,
+    /// The tag, in place of the version and of the plugin's checksum, which the manifests ask for.
+    #[arg(long)]
+    tag: Option<String>,
     /// Pushes the images and their bills of materials into the registry: plain http to this machine, https to others;
     /// ENTENTE_REGISTRY_USER and ENTENTE_REGISTRY_PASSWORD where one has to log in.
     #[arg(long)]
@@ -122,15 +122,16 @@ fn make(
     provenance: &Provenance,
     materials: &Materials,
 ) -> anyhow::Result<Made> {
-    let name = format!("{}/{}:{}", options.registry, product.name, options.tag);
-    let program = programs.join(product.name);
-    let image = product.image(&name, &program, &options.ca_file, provenance)?.assemble();
+    let path = programs.join(product.name);
+    let program = digest_of(&path)?;
+    let tag = options.tag.clone().unwrap_or_else(|| product.tag(&program));
+    let name = format!("{}/{}:{tag}", options.registry, product.name);
+    let image = product.image(&name, &path, &options.ca_file, provenance)?.assemble();
     let image = image.with_context(|| format!("cannot pack {name}"))?;
     if image.layer_size() > SIZE_LIMIT {
         bail!("{name} has {} bytes; {SIZE_LIMIT} are allowed", image.layer_size());
     }
     let blobs = image.blobs().with_context(|| format!("cannot compress {name}"))?;
-    let program = digest_of(&program)?;
     let authorities = if product.needs_web_authorities() { Some(digest_of(&options.ca_file)?) } else { None };
     let document = materials.document(&Subject {
         product,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::digest::Digest;
 use crate::elf::{ElfError, require_static};
 use crate::image::ImageSpec;
 use crate::provenance::Provenance;
@@ -94,6 +95,15 @@ impl Product {
     /// Where the program lies in its image.
     pub fn path(&self) -> String {
         format!("/opt/entente/{}", self.name)
+    }
+    /// The tag that the manifests ask for. The plugin's is the checksum of its program, because SPIRE Server starts no other
+    /// than that of server.conf, and a node that has an image does not look whether the tag is another's today.
+    pub fn tag(&self, program: &Digest) -> String {
+        if self.name == "entente-plugin" {
+            program.hex().to_owned()
+        } else {
+            env!("CARGO_PKG_VERSION").to_owned()
+        }
     }
     /// The image around a program that was built, under a full name. Refuses a program that is not static.
     pub fn image(

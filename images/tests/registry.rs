@@ -180,8 +180,9 @@ async fn the_program_pushes_what_it_says_that_it_made() {
         let digest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
         assert!(told.contains(&digest), "{told}");
         let manifest = std::fs::read(layout.join("blobs").join(digest.replace(':', "/"))).unwrap();
-        let name = running.name(product.name);
+        let name = format!("{}/{}:{}", running.address, product.name, product.tag(&plugin));
         let registry = Registry::of(&name, None).unwrap();
+        assert!(told.contains(&name), "{told}");
         assert_eq!(registry.pull(&name, &Digest::of(&manifest)).await.unwrap().0, manifest);
         let sbom = index["manifests"][1]["digest"].as_str().unwrap();
         assert_eq!(registry.beside(&name, &Digest::of(&manifest)).await.unwrap(), [sbom]);

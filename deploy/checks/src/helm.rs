@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, Form};
 use crate::deploy::Deploy;
-use crate::object::{at, text, texts};
+use crate::object::{at, tag, text, texts};
 
 /// What the chart documents, as far as we use it. Below those that end with a star everything is Kubernetes' or the plugin's.
 const KEYS: &[&str] = &[
@@ -80,6 +80,11 @@ fn settings(cluster: &Cluster, values: &Value, mistakes: &mut Vec<String>) {
     let found = entente_plugin::checking::values(&data);
     if wanted != found {
         mistakes.push(format!("plugin_data says {found:?}, and entente.hcl of the managed form {wanted:?}"));
+    }
+    let checksum = text(values, "/spire-server/customPlugins/bundlePublisher/entente/plugin_checksum");
+    let image = text(values, "/spire-server/initContainers/0/image");
+    if tag(image) != checksum {
+        mistakes.push(format!("the image {image} is not tagged with the plugin's checksum {checksum}"));
     }
     let socket = text(values, "/spire-agent/socketPath");
     if socket != text(values, "/spiffe-csi-driver/agentSocketPath") || !socket.ends_with("/socket") {

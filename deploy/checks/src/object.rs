@@ -76,6 +76,12 @@ pub(crate) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     list(pod, "/spec/initContainers").iter().chain(list(pod, "/spec/containers"))
 }
 
+/// The tag of an image; empty where it has none.
+pub(crate) fn tag(image: &str) -> &str {
+    // A colon may also belong to the registry's port.
+    image.rsplit('/').next().and_then(|last| last.split_once(':')).map_or("", |(_, tag)| tag)
+}
+
 /// Whether `selector` (of labels) hits something with these `labels`. An empty selector hits nothing here: none of ours is.
 pub(crate) fn hits(selector: &Value, labels: &Value) -> bool {
     selector.as_object().is_some_and(|wanted| {

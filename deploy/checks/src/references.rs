@@ -45,9 +45,11 @@ fn has_port(pods: &[&Value], port: &Value) -> bool {
 }
 
 fn service(cluster: &Cluster, object: &Object, mistakes: &mut Vec<String>) {
-    let (kind, policy) = (text(&object.value, "/spec/type"), text(&object.value, "/spec/externalTrafficPolicy"));
+    let (kind, policy) =
+        (text(&object.value, "/spec/type"), text(&object.value, "/spec/externalTrafficPolicy"));
     if kind == "LoadBalancer" && policy != "Local" {
-        mistakes.push("externalTrafficPolicy is not Local: all callers would come from a node's address".into());
+        mistakes
+            .push("externalTrafficPolicy is not Local: all callers would come from a node's address".into());
     }
     let selector = at(&object.value, "/spec/selector");
     let pods = hit(cluster, object.namespace(), selector);

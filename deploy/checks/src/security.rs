@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::object::{Object, at, containers, list, text, texts};
+use crate::object::{Object, at, containers, list, tag, text, texts};
 use crate::settings;
 
 /// Volumes that "restricted" knows.
@@ -17,6 +17,11 @@ const VOLUMES: [&str; 8] = [
     "projected",
     "secret",
 ];
+
+/// Where our own images go.
+const REGISTRY: &str = "localhost:10000/";
+/// Of the workspace, and so of the images that it builds.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where programs look for their token for the API server, or the kubelet.
 const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -56,7 +61,8 @@ pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
 
 /// The agent needs more than "restricted"; whoever else does is told, and written down.
 fn namespace(cluster: &Cluster, mistakes: &mut Vec<String>) {
-    let labels = cluster.find("Namespace", "", "spire").map(|namespace| at(&namespace.value, "/metadata/labels"));
+    let labels =
+        cluster.find("Namespace", "", "spire").map(|namespace| at(&namespace.value, "/metadata/labels"));
     for mode in ["audit", "warn"] {
         let label = format!("pod-security.kubernetes.io/{mode}");
         if labels.and_then(|labels| labels.get(&label)).is_none_or(|level| level != "restricted") {
@@ -117,10 +123,13 @@ fn any_container(container: &Value, mistakes: &mut Vec<String>) {
         mistakes.push("readOnlyRootFilesystem is not true".into());
     }
     let image = text(container, "/image");
-    // A colon may also belong to the registry's port.
-    let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
-    if tag.is_none_or(|tag| tag.is_empty() || tag == "latest") && !image.contains("@sha256:") {
+    let tag = tag(image);
+    if (tag.is_empty() || tag == "latest") && !image.contains("@sha256:") {
         mistakes.push(format!("the image {image} is not pinned to a version"));
+    }
+    // The plugin's has its checksum for a tag, which `settings` holds against server.conf.
+    if image.starts_with(REGISTRY) && text(container, "/name") != "entente-plugin" && tag != VERSION {
+        mistakes.push(format!("the image {image} is not of version {VERSION}, which is what builds here"));
     }
     for resource in ["/resources/requests/cpu", "/resources/requests/memory", "/resources/limits/memory"] {
         if text(container, resource).is_empty() {
@@ -139,7 +148,8 @@ fn any_container(container: &Value, mistakes: &mut Vec<String>) {
 /// A token is for the container that asks with it, and not for its neighbours in the pod.
 fn token(object: &Object, pod: &Value, mistakes: &mut Vec<String>) {
     if at(pod, "/spec/automountServiceAccountToken").as_bool() != Some(false) {
-        mistakes.push("automountServiceAccountToken is not false: every container would have the token".into());
+        mistakes
+            .push("automountServiceAccountToken is not false: every container would have the token".into());
     }
     for container in containers(pod) {
         let name = text(container, "/name");

@@ -24,14 +24,17 @@ pub(super) async fn pack_ours(
     };
     let mut tars = Vec::new();
     for product in &PRODUCTS {
-        let name = format!("{REGISTRY}/{}:{}", product.name, env!("CARGO_PKG_VERSION"));
         let program = programs.join(product.name);
+        let name = format!("{REGISTRY}/{}:{}", product.name, product.tag(&digest_of(&program)?));
         let spec = product.image(&name, &program, Path::new(CA_FILE), &provenance);
         tars.push(pack(spec.with_context(|| format!("cannot make the image {name}"))?, folder)?);
     }
-    let plugin = programs.join("entente-plugin");
-    let plugin = std::fs::read(&plugin).with_context(|| format!("cannot read {}", plugin.display()))?;
-    Ok((tars, Digest::of(&plugin).hex().to_owned()))
+    Ok((tars, digest_of(&programs.join("entente-plugin"))?.hex().to_owned()))
+}
+
+fn digest_of(program: &Path) -> anyhow::Result<Digest> {
+    let content = std::fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    Ok(Digest::of(&content))
 }
 
 /// Cargo's own progress goes to the terminal.
