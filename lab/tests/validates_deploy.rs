@@ -53,6 +53,20 @@ async fn real_spire_server_takes_the_settings_of_both_clusters_in_both_forms() {
 }
 
 #[tokio::test]
+async fn real_spire_server_takes_the_settings_of_the_way_back() {
+    let Some(bench) = Bench::set_up().await else { return };
+    let data = bench.path("data");
+    std::fs::create_dir_all(&data).expect("a folder is made");
+    let conf = deploy("base/stock/server.conf").replace("/var/lib/spire/server", &data);
+    let environment = deploy("cluster1/spire/common/cluster.env");
+    let (code, printed) = bench.validate_in(&bench.spire.server, &conf, &environment).await;
+    assert_eq!(code, Some(0), "{printed}");
+    let broken = conf.replace("bundle_endpoint {", "bundle_endpint {");
+    let (code, printed) = bench.validate_in(&bench.spire.server, &broken, &environment).await;
+    assert_eq!(code, Some(1), "{printed}");
+}
+
+#[tokio::test]
 async fn real_spire_server_refuses_a_misspelt_setting_of_the_plugin() {
     let Some(bench) = Bench::set_up().await else { return };
     let settings = deploy("cluster1/spire/managed/entente.hcl").replace("refresh_hint", "refresh_hnt");

@@ -10,8 +10,8 @@ use crate::object::{self, Object, at, list, text};
 /// The folders below deploy/.
 pub(crate) const NAMES: [&str; 2] = ["cluster1", "cluster2"];
 
-/// Both, because both are applied by somebody.
-pub(crate) const FORMS: [Form; 2] = [Form::Managed, Form::Assisted];
+/// All, because each is applied by somebody.
+pub(crate) const FORMS: [Form; 3] = [Form::Managed, Form::Assisted, Form::Stock];
 
 /// Who has the relationship with the other domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(crate) enum Form {
     Managed,
     /// SPIRE, by a ClusterFederatedTrustDomain.
     Assisted,
+    /// SPIRE alone, without Entente: the way back.
+    Stock,
 }
 
 /// What kubectl has applied when the walkthrough is at its end.
@@ -45,6 +47,9 @@ impl Cluster {
             Form::Managed => files.push("spire/spire-all.yaml"),
             Form::Assisted => {
                 files.extend(["spire/spire-all-assisted.yaml", "spire/cluster-federated-trust-domain.yaml"]);
+            }
+            Form::Stock => {
+                files.extend(["spire/spire-all-stock.yaml", "spire/cluster-federated-trust-domain.yaml"]);
             }
         }
         if name == "cluster1" {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, ensure};
 
-use crate::cluster::{Cluster, FORMS, NAMES};
+use crate::cluster::{Cluster, FORMS, Form, NAMES};
 use crate::object::{self, Object};
 use crate::{federation, helm, identities, istio, rbac, references, schema, security, settings, yaml};
 
@@ -112,7 +112,10 @@ impl Deploy {
                 security::check(cluster, &mut mistakes);
                 rbac::check(cluster, &mut mistakes);
                 settings::check(cluster, &mut mistakes);
-                identities::check(cluster, &mut mistakes);
+                // Without a bundle endpoint there is nobody for its identity, which does no harm.
+                if form != Form::Stock {
+                    identities::check(cluster, &mut mistakes);
+                }
                 helm::check(self, cluster, &mut mistakes);
             }
             federation::check(&clusters, &mut mistakes);

@@ -1,5 +1,6 @@
 //! Where the two clusters have to agree: addresses, URLs and the IDs that answer there.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
@@ -20,7 +21,9 @@ struct Relationship {
 pub(crate) fn check(clusters: &[Cluster], mistakes: &mut Vec<String>) {
     for cluster in clusters {
         addresses(cluster, clusters, mistakes);
-        link(cluster, mistakes);
+        if cluster.form != Form::Stock {
+            link(cluster, mistakes);
+        }
         client(cluster, clusters, mistakes);
         let others: Vec<&Cluster> = clusters.iter().filter(|other| other.name != cluster.name).collect();
         let found = relationships(cluster, mistakes);
@@ -94,7 +97,7 @@ pub(crate) fn addresses(cluster: &Cluster, clusters: &[Cluster], mistakes: &mut 
 }
 
 /// The plugin's settings, by their paths.
-fn settings(cluster: &Cluster, mistakes: &mut Vec<String>) -> std::collections::BTreeMap<String, String> {
+fn settings(cluster: &Cluster, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
     entente_plugin::checking::values(cluster.setting("entente", "entente.hcl")).unwrap_or_else(|error| {
         mistakes.push(format!("{}: entente.hcl: {error}", cluster.name));
         Default::default()
@@ -133,7 +136,7 @@ fn link(cluster: &Cluster, mistakes: &mut Vec<String>) {
 }
 
 fn relationships(cluster: &Cluster, mistakes: &mut Vec<String>) -> Vec<Relationship> {
-    let settings = settings(cluster, mistakes);
+    let settings = if cluster.form == Form::Stock { BTreeMap::new() } else { settings(cluster, mistakes) };
     let mut found = Vec::new();
     for (path, url) in &settings {
         let inner = path.strip_prefix("federates_with.");

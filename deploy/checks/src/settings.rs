@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Form};
 use crate::object::{list, text};
 
 /// Names each setting that is not understood, and each that does not fit its pod.
@@ -18,7 +18,9 @@ pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
     server::check(cluster, &mut found);
     agent::check(cluster, &mut found);
     controller_manager::check(cluster, &mut found);
-    endpoint::check(cluster, &mut found);
+    if cluster.form != Form::Stock {
+        endpoint::check(cluster, &mut found);
+    }
     mistakes
         .extend(found.into_iter().map(|mistake| format!("{} ({:?}): {mistake}", cluster.name, cluster.form)));
 }

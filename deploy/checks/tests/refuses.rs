@@ -10,6 +10,7 @@ use entente_deploy_checks::rendered;
 use self::support::{DEPLOY, refused};
 
 const ALL: &str = "cluster1/spire/spire-all.yaml";
+const STOCK: &str = "cluster1/spire/spire-all-stock.yaml";
 const ASSISTED: &str = "cluster1/spire/cluster-federated-trust-domain.yaml";
 const IDENTITIES: &str = "cluster1/spire/cluster-spiffeid-federated.yaml";
 const SERVER: &str = "cluster1/server/helloworld-server.yaml";
@@ -100,6 +101,28 @@ fn a_pasted_bundle() {
 }
 
 #[test]
+fn a_way_back_that_ends_the_federation() {
+    refused(STOCK, "port = 8443", "port = 8444", "server.federation.bundle_endpoint.port is \"8444\"");
+    refused(STOCK, "profile \"https_spiffe\" {}", "", "the profile of its endpoint is not https_spiffe");
+    let port = "        - containerPort: 8443\n          name: bundle\n";
+    refused(STOCK, port, "", "no container of its pods has the target port \"bundle\"");
+    let service = "    targetPort: bundle\n  selector:\n    app: spire-server";
+    let other = service.replace("app: spire-server", "app: spire-agent");
+    refused(STOCK, service, &other, "does not lead to SPIRE Server");
+    refused(STOCK, "    - port: bundle\n", "    - port: grpc\n", "lets nobody to the port bundle");
+    let plugin =
+        "BundlePublisher \"entente\" {\n            plugin_cmd = \"/plugins/entente-plugin\"\n        }";
+    let first = "DataStore \"sql\"";
+    refused(STOCK, first, &format!("{plugin}\n        {first}"), "the plugin is still in it");
+    refused(
+        STOCK,
+        "name: spire-controller-manager-config-",
+        "name: entente-",
+        "something of Entente is left",
+    );
+}
+
+#[test]
 fn two_writers_for_one_domain() {
     let assisted = "cluster1/spire/spire-all-assisted.yaml";
     let block = "refresh_hint = \"5m\"\n    federates_with \"cluster2.org\" {\n      bundle_endpoint_url = \"https://10.10.0.141:8443\"\n    }";
@@ -168,7 +191,12 @@ fn a_right_too_few_or_too_many() {
     refused(ALL, pods, "  - nodes/pods\n  - nodes/proxy\n", &format!("{more} nodes/proxy"));
     refused(ALL, pods, "  - nodes/pods\n  - secrets\n", &format!("{more} secrets"));
     let election = "  resourceNames:\n  - spire-controller-manager\n";
-    refused(ALL, election, "", "more than is needed: spire-server may update leases.coordination.k8s.io in spire");
+    refused(
+        ALL,
+        election,
+        "",
+        "more than is needed: spire-server may update leases.coordination.k8s.io in spire",
+    );
     let named = "  resourceNames:\n  - spire-bundle\n";
     refused(ALL, named, "", "RBAC lacks: spire-server may patch configmaps spire-bundle in spire");
 }
@@ -230,6 +258,23 @@ fn a_token_for_a_container_that_asks_nobody() {
 fn an_image_that_is_not_pinned() {
     refused(SERVER, "helloworld-server:0.1.0", "helloworld-server:latest", "is not pinned to a version");
     refused(SERVER, "helloworld-server:0.1.0", "helloworld-server", "is not pinned to a version");
+    let (version, older) = (env!("CARGO_PKG_VERSION"), "0.0.9");
+    for (file, image) in
+        [(SERVER, "helloworld-server"), (CLIENT, "helloworld-client"), (ALL, "bundle-endpoint")]
+    {
+        let own = format!("localhost:10000/{image}:");
+        refused(file, &format!("{own}{version}"), &format!("{own}{older}"), "is not of version");
+    }
+}
+
+#[test]
+fn an_image_of_the_plugin_that_may_hold_another_plugin() {
+    let none = "0".repeat(64);
+    let (own, wrong) = (format!("entente-plugin:{none}"), "entente-plugin:0.1.0");
+    refused(ALL, &own, wrong, "entente-plugin:0.1.0 is not tagged with plugin_checksum 0000");
+    refused("helm/values-cluster1.yaml", &own, wrong, "is not tagged with the plugin's checksum 0000");
+    let checksum = format!("ENTENTE_PLUGIN_SHA256: \"{none}\"");
+    refused(ALL, &checksum, &checksum.replace('0', "1"), "is not tagged with plugin_checksum 1111");
 }
 
 #[test]
