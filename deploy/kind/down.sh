@@ -5,4 +5,6 @@ set -euo pipefail
 for cluster in cluster1 cluster2; do
     kind delete cluster --name "entente-$cluster"
 done
-docker rm -f entente-registry >/dev/null 2>&1 || true
+if [ -n "$(docker ps -aq -f 'name=^entente-registry$')" ]; then
+    docker rm -f entente-registry >/dev/null
+fi

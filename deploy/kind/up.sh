@@ -3,9 +3,10 @@
 # of the walkthrough. up.sh makes them, down.sh takes them away. FORM=managed (default) or assisted.
 #
 # Needs docker, kind 0.27 or later, kubectl, and what images/ needs. Addresses are cut from the subnet of the network `kind`, which
-# both clusters share, and put into a copy of deploy/; the checkout is not changed, but for the plugin's checksum.
+# both clusters share, and put into a copy of deploy/. In the checkout changes what every build of the plugin's image changes: its
+# checksum, and the manifests rendered with it.
 set -euo pipefail
-here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source-path=SCRIPTDIR source=../script/common.sh
 . "$here/../script/common.sh"
 
@@ -15,10 +16,11 @@ case $form in
     assisted) all=spire-all-assisted.yaml ;;
     *) die "FORM is managed or assisted, not $form" ;;
 esac
-for program in docker kind kubectl; do
-    command -v "$program" >/dev/null || die "$program is missing"
-done
+needs docker kind kubectl git
 docker info >/dev/null 2>&1 || die "no Docker daemon answers"
+# Nodes have the architecture of Docker's machine, and pull images of no other.
+architecture=$(docker version --format '{{.Server.Arch}}')
+[ "$architecture" = amd64 ] || die "Docker runs on $architecture here, and our images are for amd64"
 
 step() { printf '\n== %s\n' "$*"; }
 on() {
@@ -70,7 +72,9 @@ CONFIG
             docker exec -i "$node" cp /dev/stdin /etc/containerd/certs.d/localhost:10000/hosts.toml
     done
 done
-docker network connect kind "$registry" 2>/dev/null || true
+if ! docker network inspect kind -f '{{range .Containers}}{{.Name}}{{"\n"}}{{end}}' | grep -x "$registry" >/dev/null; then
+    docker network connect kind "$registry"
+fi
 
 step "addresses from Docker's network"
 subnet=$(docker network inspect kind -f '{{range .IPAM.Config}}{{.Subnet}}{{"\n"}}{{end}}' | grep -m1 -F . || true)
@@ -84,8 +88,9 @@ esac
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -r "$here/.." "$copy/deploy"
-grep -rlF 10.10.0. "$copy/deploy" --include='*.yaml' --include='*.hcl' | while read -r file; do
-    sed -i "s/10\.10\.0\./$prefix./g" "$file"
+grep -rlF --include='*.yaml' --include='*.hcl' 10.10.0. "$copy/deploy" | while read -r file; do
+    sed "s/10\.10\.0\./$prefix./g" "$file" >"$file.new"
+    mv "$file.new" "$file"
 done
 "$copy/deploy/script/render.sh"
 cd "$copy/deploy"
