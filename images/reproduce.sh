@@ -2,7 +2,7 @@
 # Builds the images twice, from two checkouts of the last commit into two target folders, and compares: one digest each, or exit 1.
 # Takes two release builds (8 minutes of two idle cores each). The folder for it is made in TMPDIR and removed.
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+cd "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/.."
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

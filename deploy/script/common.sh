@@ -10,6 +10,28 @@ die() {
     exit 1
 }
 
+# needs PROGRAM... - all of them, before anything is begun.
+needs() {
+    local program
+    for program in "$@"; do
+        command -v "$program" >/dev/null || die "$program is missing"
+    done
+}
+
+# What GNU has under one name and BSD, so macOS, under another.
+sha256() {
+    local sum
+    if command -v sha256sum >/dev/null; then
+        sum=$(sha256sum)
+    else
+        sum=$(shasum -a 256)
+    fi
+    printf '%s\n' "${sum%% *}"
+}
+utc() {
+    date -u -d "@$1" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u -r "$1" +%Y-%m-%dT%H:%M:%SZ
+}
+
 # One command of SPIRE Server's own CLI, in its pod. There is no shell in there, so nothing but its arguments can be handed over.
 spire_server() {
     "${kubectl[@]}" exec -n spire -c spire-server deployment/spire-server -- /opt/spire/bin/spire-server "$@"

@@ -6,7 +6,7 @@
 # before. Running it again does no harm: it sets what each side says today.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
+. "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/common.sh"
 
 [ "$#" -eq 2 ] || die "two clusters are needed: $0 CLUSTER1 CLUSTER2, each a kubectl context or a kubeconfig"
 plain=("${kubectl[@]}")

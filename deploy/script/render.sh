@@ -3,8 +3,8 @@
 # a test compares. With --check nothing is written: exit 1 names every file that is stale.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+. "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/common.sh"
+cd "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/.."
 
 check=no
 case ${1-} in

@@ -3,7 +3,7 @@
 # finds something wrong, or none runs. Arguments go to `bundle-endpoint status`: --output json ...
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
+. "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/common.sh"
 
 pods=$("${kubectl[@]}" get pods -n spire -l app=bundle-endpoint --field-selector=status.phase=Running -o name)
 [ -n "$pods" ] || die "no bundle endpoint runs here: kubectl get pods -n spire"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Builds and pushes: helloworld-client.
 set -euo pipefail
-exec "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../script/build-image.sh" helloworld-client
+exec "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/../../script/build-image.sh" helloworld-client

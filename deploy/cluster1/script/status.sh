@@ -1,2 +1,2 @@
 #!/usr/bin/env bash
-exec "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../script/status.sh" "$@"
+exec "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)/../../script/status.sh" "$@"
