@@ -140,5 +140,7 @@ fn is_applied(name: &str) -> bool {
             file.ends_with(".yaml") && !file.contains('/') && !file.starts_with("values-")
         })
     });
-    (entry || mesh) && !name.ends_with("/kustomization.yaml") && !name.ends_with("/address.yaml")
+    (entry || mesh || name == "helm/network-policy.yaml")
+        && !name.ends_with("/kustomization.yaml")
+        && !name.ends_with("/address.yaml")
 }

@@ -47,6 +47,10 @@ pub(crate) fn check(deploy: &Deploy, cluster: &Cluster, mistakes: &mut Vec<Strin
         Ok(_) => found.push("expected one document".into()),
         Err(error) => found.push(error.into()),
     }
+    // The chart's namespace has no policy of ours but what the endpoint brings along.
+    if !deploy.text("base/bundle-endpoint/kustomization.yaml").contains("\n  - network-policy.yaml\n") {
+        found.push("the bundle endpoint by itself comes without its network policy".into());
+    }
     mistakes.extend(found.into_iter().map(|mistake| format!("{file}: {mistake}")));
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::object::{Object, at, containers, list, tag, text, texts};
+use crate::object::{Object, at, containers, hits, list, tag, text, texts};
 use crate::settings;
 
 /// Volumes that "restricted" knows.
@@ -36,6 +36,7 @@ const WITH_TOKEN: [(&str, &str); 3] = [
 /// Names each field that lets a pod do more than it has to.
 pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
     namespace(cluster, mistakes);
+    administration(cluster, mistakes);
     for (object, pod) in cluster.pods() {
         let mut found = Vec::new();
         let is_agent = object.kind() == "DaemonSet" && object.name() == "spire-agent";
@@ -56,6 +57,32 @@ pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
         workload_api(pod, &mut found);
         one_server(object, &mut found);
         mistakes.extend(found.into_iter().map(|mistake| format!("{}: {mistake}", object.title())));
+    }
+}
+
+/// The endpoint's status is for nobody in the pod network: a policy keeps it, and no rule of any lets somebody to it.
+fn administration(cluster: &Cluster, mistakes: &mut Vec<String>) {
+    let pod = cluster.pod("bundle-endpoint");
+    let admin = settings::port(cluster.container("bundle-endpoint", "bundle-endpoint"), "admin");
+    if pod.is_null() {
+        return;
+    }
+    let of_it = |policy: &&Object| {
+        let selector = at(&policy.value, "/spec/podSelector/matchLabels");
+        policy.namespace() == "spire" && hits(selector, at(pod, "/metadata/labels"))
+    };
+    let policies: Vec<&Object> = cluster.of_kind("NetworkPolicy").filter(of_it).collect();
+    if !policies.iter().any(|policy| texts(&policy.value, "/spec/policyTypes").contains(&"Ingress")) {
+        mistakes.push(format!("{}: no network policy of its own keeps the bundle endpoint", cluster.name));
+    }
+    for policy in policies {
+        for rule in list(&policy.value, "/spec/ingress") {
+            let ports = list(rule, "/ports");
+            let is_admin = |port: &Value| *port == "admin" || port.to_string() == admin;
+            if ports.is_empty() || ports.iter().any(|one| is_admin(at(one, "/port"))) {
+                mistakes.push(format!("{}: it opens the port admin of the bundle endpoint", policy.title()));
+            }
+        }
     }
 }
 

@@ -142,6 +142,18 @@ fn a_selector_that_hits_nothing() {
 }
 
 #[test]
+fn a_status_that_the_pod_network_can_ask_for() {
+    let said = "it opens the port admin of the bundle endpoint";
+    let link = "  ingress:\n  - ports:\n    - port: bundle\n";
+    refused(ALL, link, &link.replace("bundle", "admin"), said);
+    refused(ALL, link, &link.replace("bundle", "8080"), said);
+    let own = "  podSelector:\n    matchLabels:\n      app: bundle-endpoint\n  policyTypes";
+    refused(ALL, own, &own.replace("bundle-endpoint", "spire-server"), "no network policy of its own keeps");
+    let base = "base/bundle-endpoint/kustomization.yaml";
+    refused(base, "  - network-policy.yaml\n", "", "comes without its network policy");
+}
+
+#[test]
 fn callers_who_lose_their_addresses() {
     for file in [ALL, SERVER] {
         let said = "externalTrafficPolicy is not Local";
