@@ -61,7 +61,7 @@ async fn real_spire_server_takes_the_settings_of_the_way_back() {
     let environment = deploy("cluster1/spire/common/cluster.env");
     let (code, printed) = bench.validate_in(&bench.spire.server, &conf, &environment).await;
     assert_eq!(code, Some(0), "{printed}");
-    let broken = conf.replace("bundle_endpoint {", "bundle_endpint {");
+    let broken = conf.replace("https_spiffe", "https_spife");
     let (code, printed) = bench.validate_in(&bench.spire.server, &broken, &environment).await;
     assert_eq!(code, Some(1), "{printed}");
 }
