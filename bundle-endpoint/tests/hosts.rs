@@ -8,7 +8,11 @@
 
 mod support;
 
-use http::Method;
+use http::{Method, Request};
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::client::{ask, connect, raw, spiffe_tls};
 use support::endpoint::{Endpoint, SERVER, published};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -86,4 +90,24 @@ async fn a_request_of_http_2_names_no_second_host() {
         assert_eq!(answer.text().contains("ost"), status == 400, "{headers:?}: {}", answer.text());
     }
     endpoint.counts("http_refusals_total{listener=\"serve\",reason=\"host\"}", 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_of_http_2_without_authority_names_its_host_in_the_field() {
+    let endpoint = Endpoint::keyless().await;
+    let (authority, _plugin) = published(&endpoint).await;
+    let stream = connect(endpoint.address(), spiffe_tls(&authority.bundle(), SERVER)).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for (host, status) in [(None, 400), (Some(""), 400), (Some("a.test:8443"), 200)] {
+        // A path alone becomes no `:authority`, as where a gateway passes a request of HTTP/1.0 on.
+        let mut request = Request::get("/");
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        assert_eq!((answer.version(), answer.status().as_u16()), (http::Version::HTTP_2, status), "{host:?}");
+    }
+    endpoint.counts("http_refusals_total{listener=\"serve\",reason=\"host\"}", 2).await;
 }

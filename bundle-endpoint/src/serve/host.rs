@@ -16,6 +16,8 @@ pub(super) enum HostError {
     Differs { target: String, host: String },
     #[error("{given:?} is no host with or without a port")]
     Malformed { given: String },
+    #[error("a request of HTTP/2 names its host in :authority or Host, and this one in neither")]
+    Nameless,
     #[error("a request of HTTP/1.1 has a Host header, and there is none")]
     Missing,
     #[error("a request has one Host header, and there are {count}")]
@@ -37,8 +39,12 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), HostError> {
     let fields = request.headers().get_all(HOST);
     let mut hosts = fields.iter().map(http::HeaderValue::as_bytes);
     let Some(host) = hosts.next() else {
-        // HTTP/1.0 knows none, and HTTP/2 has `:authority` instead.
-        return if request.version() == Version::HTTP_11 { Err(HostError::Missing) } else { Ok(()) };
+        return match request.version() {
+            Version::HTTP_11 => Err(HostError::Missing),
+            Version::HTTP_2 if target.is_none() => Err(HostError::Nameless),
+            // HTTP/1.0 knows no field, and HTTP/2 has `:authority` instead.
+            _ => Ok(()),
+        };
     };
     match hosts.count() {
         0 => {}
@@ -47,6 +53,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), HostError> {
     // Of a target without a host: that a field is there all the same is the rule of HTTP/1.1.
     let named = if host.is_empty() { None } else { Some(parse(host).ok_or_else(|| malformed(host))?) };
     match target {
+        None if named.is_none() && request.version() == Version::HTTP_2 => Err(HostError::Nameless),
         // HTTP/1.1 has a server ignore the field then (RFC 9112 3.2.2); a gateway in front may not have.
         Some((given, target)) if named.as_ref().is_none_or(|host| !same(host, &target, request)) => {
             Err(HostError::Differs { target: shown(given), host: shown(host) })
@@ -181,13 +188,15 @@ mod tests {
         for (version, none) in [
             (Version::HTTP_10, Ok(())),
             (Version::HTTP_11, Err(HostError::Missing)),
-            (Version::HTTP_2, Ok(())),
+            (Version::HTTP_2, Err(HostError::Nameless)),
         ] {
             assert_eq!(check(&request(version, "/", &[])), none);
             assert_eq!(check(&request(version, "/", &[b"a"])), Ok(()));
             let repeated = check(&request(version, "/", &[b"a", b"a"]));
             assert_eq!(repeated, Err(HostError::Repeated { count: 2 }));
         }
+        assert_eq!(check(&request(Version::HTTP_2, "https://a/", &[])), Ok(()));
+        assert_eq!(check(&request(Version::HTTP_2, "/", &[b""])), Err(HostError::Nameless));
     }
 
     #[test]
