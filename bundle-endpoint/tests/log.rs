@@ -9,6 +9,7 @@ use std::sync::Arc;
 use entente_bundle::testing::TestAuthority;
 use entente_proto::link::v1::offer_outcome::Outcome;
 use support::endpoint::Endpoint;
+use support::fetching::{PATIENT, linked};
 use support::foreign::Foreign;
 use support::mutual::Mutual;
 use support::plugin::{FakePlugin, HELLO, UNREADABLE, connects_with, spiffe};
@@ -78,6 +79,37 @@ async fn a_plugin_that_breaks_its_link_again_and_again_has_one_line() {
     }
     endpoint.counts("link_refusals_total{reason=\"unreadable\"}", 20).await;
     few_lines(&["message of the plugin refused", "reason=\"unreadable\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_answer_that_becomes_another_is_told_of_each_trust_domain() {
+    log::capture();
+    let (_endpoint, mut plugin) = linked(PATIENT).await;
+    let (mut serving, mut relationships) = (Vec::new(), Vec::new());
+    for number in 0..6 {
+        let name = format!("changes{number}.test");
+        let authority = TestAuthority::new(&name);
+        let foreign = Foreign::honest(&authority).await;
+        plugin.holds_or_authenticates(&name, None, Some(&authority.bundle())).await;
+        relationships.push(spiffe(&name, &foreign.url()));
+        serving.push(foreign);
+    }
+    plugin.relationships(relationships).await;
+    let mut offers = Vec::new();
+    for _ in &serving {
+        offers.push(plugin.next_offer().await);
+    }
+    // Before an offer that failed is made again.
+    for offer in &offers {
+        plugin.answer(offer, Outcome::Failed, "away").await;
+        plugin.answer(offer, Outcome::Set, "").await;
+    }
+    for offer in &offers {
+        for outcome in ["failed", "set"] {
+            let outcome = format!("outcome=\"{outcome}\"");
+            log::line_with(&["offered bundle answered", &offer.trust_domain, &outcome]).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

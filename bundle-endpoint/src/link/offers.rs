@@ -3,10 +3,14 @@
 //! Offer IDs only grow, so a link that remembers the last ID it sent knows what is left to send, and a new link sends all.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use entente_bundle::{Bundle, TrustDomain};
 use tokio::sync::watch;
+
+/// A plugin that says now this and now that of one offer is listened to, but each is a line in the log.
+const MAX_CHANGES: u32 = 8;
 
 /// One bundle on offer.
 #[derive(Debug)]
@@ -17,6 +21,7 @@ pub(crate) struct Offer {
     /// When it was made, Unix seconds.
     pub(crate) since: u64,
     outcome: watch::Sender<Outcome>,
+    changes: AtomicU32,
 }
 
 /// What the plugin made of an offer.
@@ -89,6 +94,7 @@ impl OfferTable {
             bundle_endpoint_url: bundle_endpoint_url.to_owned(),
             since: crate::time::unix_now().as_secs(),
             outcome: watch::Sender::new(Outcome::Pending),
+            changes: AtomicU32::new(0),
         });
         let trust_domain = offer.bundle.trust_domain().clone();
         if let Some(earlier) = inner.current.insert(trust_domain, offer.id) {
@@ -122,23 +128,24 @@ impl OfferTable {
         self.latest.subscribe()
     }
 
-    /// Notes the plugin's answer. Whether it is the first to that offer; `None` when that is no longer on the table.
+    /// Notes the plugin's answer. True where that makes the outcome another one, for the first few times; `None` when the offer is
+    /// no longer on the table.
     pub(crate) fn record(&self, trust_domain: &TrustDomain, id: u64, outcome: Outcome) -> Option<bool> {
         let inner = crate::lock(&self.inner);
         let offer = inner.by_id.get(&id).filter(|offer| offer.bundle.trust_domain() == trust_domain)?;
-        let mut is_first = false;
+        let mut is_other = false;
         offer.outcome.send_if_modified(|current| {
-            is_first = *current == Outcome::Pending;
             // Several plugins may answer one offer; once SPIRE holds it, a latecomer's failure is no news.
             let settled = matches!(current, Outcome::Set | Outcome::Unchanged);
             let worse = matches!(outcome, Outcome::Failed { .. } | Outcome::Refused { .. });
             if (settled && worse) || *current == outcome {
                 return false;
             }
+            is_other = current.name() != outcome.name();
             *current = outcome;
             true
         });
-        Some(is_first)
+        Some(is_other && offer.changes.fetch_add(1, Ordering::Relaxed) < MAX_CHANGES)
     }
 }
 
@@ -184,8 +191,22 @@ mod tests {
         let offer = table.put(bundle("a.test"), "");
         let failed = || Outcome::Failed { reason: "away".into() };
         assert_eq!(table.record(&a, offer.id, failed()), Some(true));
-        assert_eq!(table.record(&a, offer.id, Outcome::Set), Some(false));
+        assert_eq!(table.record(&a, offer.id, Outcome::Set), Some(true));
         assert_eq!(table.record(&a, offer.id, failed()), Some(false));
         assert_eq!(*offer.outcome().borrow(), Outcome::Set);
+    }
+    #[test]
+    fn another_outcome_is_told_a_few_times_and_another_reason_is_not() {
+        let table = OfferTable::new();
+        let a = TrustDomain::new("a.test").unwrap();
+        let offer = table.put(bundle("a.test"), "");
+        let failed = |reason: &str| Outcome::Failed { reason: reason.into() };
+        assert_eq!(table.record(&a, offer.id, failed("away")), Some(true));
+        assert_eq!(table.record(&a, offer.id, failed("still away")), Some(false));
+        let refused = || Outcome::Refused { reason: "old".into() };
+        let told = (0..50).flat_map(|_| [refused(), failed("away")]);
+        let told = told.filter(|outcome| table.record(&a, offer.id, outcome.clone()) == Some(true)).count();
+        assert_eq!(told, 7);
+        assert_eq!(*offer.outcome().borrow(), failed("away"), "what is not told counts all the same");
     }
 }

@@ -121,9 +121,9 @@ impl Refusals {
         }
     }
 
-    /// Of what a plugin may say as often as it likes, the first is told, and of the rest one line for each `kind`.
-    fn may_tell(&self, is_first: bool, kind: &'static str) -> Option<u64> {
-        if is_first { Some(0) } else { self.brakes.pass(kind) }
+    /// Of what a plugin may say as often as it likes, news is told, and of the rest one line for each `kind`.
+    fn may_tell(&self, is_news: bool, kind: &'static str) -> Option<u64> {
+        if is_news { Some(0) } else { self.brakes.pass(kind) }
     }
 }
 
@@ -361,9 +361,9 @@ impl Linked {
         };
         let name = outcome.name();
         let reason = outcome.reason().map(str::to_owned);
-        if let Some(is_first) = self.hub.offers.record(&trust_domain, message.offer_id, outcome) {
+        if let Some(is_change) = self.hub.offers.record(&trust_domain, message.offer_id, outcome) {
             self.hub.metrics.offer(name);
-            match self.refusals.may_tell(is_first, name) {
+            match self.refusals.may_tell(is_change, name) {
                 Some(suppressed) => {
                     info!(%trust_domain, outcome = name, reason, suppressed, "offered bundle answered");
                 }
