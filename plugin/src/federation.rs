@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use entente_bundle::causes::chain;
 use entente_bundle::freshness::{self, Freshness};
@@ -358,7 +358,7 @@ impl Worker<'_> {
             return Ok(Verdict::Unchanged);
         }
         let refreshed = api.refresh_bundle(self.trust_domain).await;
-        self.shared.keeping.answered(self.trust_domain, &refreshed);
+        self.shared.keeping.answered(self.trust_domain, &refreshed, Instant::now());
         if refreshed.as_ref().is_err_and(|error| error.code() == Some(Code::NotFound)) {
             return Err(Failure::NoRelationship { trust_domain: self.trust_domain.clone() });
         }

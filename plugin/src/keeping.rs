@@ -2,7 +2,7 @@
 //!
 //! SPIRE lists the relationships that were made through its API. Those of server.conf it lists to nobody, yet it refreshes them. So
 //! where none is listed SPIRE is asked for a refresh, and `NotFound` means that nobody fetches that bundle: one that lies there was
-//! put there once, grows old, and was confirmed by nobody.
+//! put there once, grows old, and was confirmed by nobody. Only what SPIRE says counts; a call that gave no answer says nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,16 +12,20 @@ use entente_bundle::TrustDomain;
 use entente_bundle::causes::chain;
 use tokio::sync::watch;
 use tonic::Code;
-use tracing::{debug, error, info};
+use tracing::{error, info, warn};
 
 use crate::relationships::{FederationRelationship, Mode, SpireRelationships};
-use crate::server_api::{ApiError, REFRESH_DEADLINE, ServerApi};
+use crate::server_api::{ApiError, ServerApi};
 use crate::state::Shared;
 
-/// Waits between askings while nobody keeps it: SPIRE logs an error for each. A relationship that is made through the API is
-/// listed, and found without asking; one of server.conf needs a new server, and so a new plugin.
+/// Waits between askings until SPIRE says that it keeps it: SPIRE logs an error for each. A relationship that is made through the
+/// API is listed, and found without asking; one of server.conf needs a new server, and so a new plugin.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// The same once it has said so: where a policy hides the relationships nothing else tells that one has ended. SPIRE fetches for
+/// each, which it does more often by itself.
+const STANDING: Duration = Duration::from_secs(900);
 
 /// Assisted trust domains whose relationship SPIRE does not list, and what it says of them when it is asked.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +36,9 @@ pub(crate) struct Keeping(Arc<watch::Sender<BTreeMap<TrustDomain, Unlisted>>>);
 pub(crate) struct Unlisted {
     keeper: Keeper,
     is_asking: bool,
-    /// When SPIRE is asked next, unless the answer stands.
+    /// When SPIRE is asked next.
     ask_at: Instant,
+    /// How long after the next answer that does not say that SPIRE keeps it.
     wait: Duration,
 }
 
@@ -76,7 +81,7 @@ pub(crate) fn look<'a>(
         let (keeping, api) = (shared.keeping.clone(), api.clone());
         tokio::spawn(async move {
             let refreshed = api.refresh_bundle(&trust_domain).await;
-            keeping.answered(&trust_domain, &refreshed);
+            keeping.asked(&trust_domain, &refreshed, Instant::now());
         });
     }
 }
@@ -94,7 +99,7 @@ impl Keeping {
             Keeper::Unknown { error } => {
                 let error = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
                 Some(format!(
-                    "SPIRE has not said yet whether a relationship of its own names {trust_domain}{error}"
+                    "SPIRE has not said yet whether a relationship of its own names {trust_domain}, and is asked again{error}"
                 ))
             }
         }
@@ -128,19 +133,37 @@ impl Keeping {
     }
 
     /// Takes what SPIRE answered to a refresh, whoever asked for it.
-    pub(crate) fn answered(&self, trust_domain: &TrustDomain, refreshed: &Result<(), ApiError>) {
+    pub(crate) fn answered(
+        &self,
+        trust_domain: &TrustDomain,
+        refreshed: &Result<(), ApiError>,
+        now: Instant,
+    ) {
         let keeper = Keeper::of(refreshed);
         self.0.send_if_modified(|known| {
             let Some(one) = known.get_mut(trust_domain) else { return false };
-            one.is_asking = false;
-            // What is known already is worth more than a call that failed.
-            if one.keeper == keeper || matches!(keeper, Keeper::Unknown { .. }) && one.keeper == Keeper::Spire
-            {
+            let was_kept = one.keeper == Keeper::Spire;
+            // What SPIRE has said is worth more than a call that failed.
+            if one.keeper == keeper || matches!(keeper, Keeper::Unknown { .. }) && was_kept {
                 return false;
+            }
+            if was_kept {
+                one.ask_at = now + FIRST_RETRY;
             }
             keeper.tell(trust_domain);
             one.keeper = keeper;
             true
+        });
+    }
+
+    /// The same for what was asked here, which is asked again some time.
+    fn asked(&self, trust_domain: &TrustDomain, refreshed: &Result<(), ApiError>, now: Instant) {
+        self.answered(trust_domain, refreshed, now);
+        self.0.send_if_modified(|known| {
+            if let Some(one) = known.get_mut(trust_domain) {
+                one.end(now);
+            }
+            false
         });
     }
 }
@@ -152,13 +175,20 @@ impl Unlisted {
 
     /// True where SPIRE is to be asked.
     fn begin(&mut self, now: Instant) -> bool {
-        if self.is_asking || self.keeper == Keeper::Spire || now < self.ask_at {
-            return false;
-        }
-        self.is_asking = true;
-        self.ask_at = now + self.wait;
-        self.wait = (self.wait * 2).min(LONGEST_RETRY);
-        true
+        let is_due = !self.is_asking && now >= self.ask_at;
+        self.is_asking |= is_due;
+        is_due
+    }
+
+    /// SPIRE was asked. The wait counts from the end, so that one who takes long to answer has a rest too.
+    fn end(&mut self, now: Instant) {
+        self.is_asking = false;
+        let (wait, next) = match self.keeper {
+            Keeper::Spire => (STANDING, FIRST_RETRY),
+            Keeper::Nobody | Keeper::Unknown { .. } => (self.wait, (self.wait * 2).min(LONGEST_RETRY)),
+        };
+        self.ask_at = now + wait;
+        self.wait = next;
     }
 }
 
@@ -167,9 +197,8 @@ impl Keeper {
         match refreshed {
             Ok(()) => Self::Spire,
             Err(error) if error.code() == Some(Code::NotFound) => Self::Nobody,
-            // The foreign endpoint failed, or does not answer: whoever asked it has a relationship.
-            Err(error) if error.code() == Some(Code::Internal) => Self::Spire,
-            Err(ApiError::Timeout { deadline, .. }) if *deadline == REFRESH_DEADLINE => Self::Spire,
+            // The foreign endpoint failed: whoever asked it has a relationship.
+            Err(error) if error.is_failed_fetch() => Self::Spire,
             Err(error) => Self::Unknown { error: Some(chain(error)) },
         }
     }
@@ -184,7 +213,7 @@ impl Keeper {
                 info!(%trust_domain, "spire keeps the bundle by a relationship that it does not list")
             }
             Self::Unknown { error } => {
-                debug!(%trust_domain, error, "spire does not say who keeps the bundle")
+                warn!(%trust_domain, error, "spire does not say whether it keeps the bundle, and is asked again")
             }
         }
     }
@@ -199,7 +228,29 @@ mod tests {
     }
 
     fn failed(code: Code) -> Result<(), ApiError> {
-        Err(ApiError::Call { call: "RefreshBundle", code, text: "x".into() })
+        failed_with(code, "x")
+    }
+
+    fn failed_with(code: Code, text: &str) -> Result<(), ApiError> {
+        Err(ApiError::Call { call: "RefreshBundle", code, text: text.into() })
+    }
+
+    fn timeout() -> Result<(), ApiError> {
+        Err(ApiError::Timeout { call: "RefreshBundle", deadline: Duration::from_secs(30) })
+    }
+
+    /// Seconds at which SPIRE is asked, while `answer` is what it says.
+    fn asked(answer: fn() -> Result<(), ApiError>, seconds: u64) -> Vec<u64> {
+        let (keeping, start) = (Keeping::default(), Instant::now());
+        let mut asked = Vec::new();
+        for second in 0..seconds {
+            let now = start + Duration::from_secs(second);
+            if !keeping.due(&[name()], now).is_empty() {
+                asked.push(second);
+                keeping.asked(&name(), &answer(), now);
+            }
+        }
+        asked
     }
 
     #[test]
@@ -208,43 +259,58 @@ mod tests {
         assert_eq!(keeping.due(&[name()], now), [name()]);
         assert!(keeping.trouble(&name()).unwrap().contains("has not said yet"));
         assert_eq!(keeping.due(&[name()], now + LONGEST_RETRY), [], "one question at a time");
+        let fetch_failed = "failed to refresh bundle: failed to fetch federated bundle from endpoint";
         for (answer, trouble) in [
             (failed(Code::NotFound), Some("no relationship in SPIRE names b.test: nothing keeps")),
             (failed(Code::PermissionDenied), Some("has not said yet")),
-            (failed(Code::Internal), None),
+            (timeout(), Some("did not answer within 30s")),
+            (failed_with(Code::Internal, "h2 protocol error"), Some("has not said yet")),
+            (failed_with(Code::Unknown, fetch_failed), Some("has not said yet")),
+            (failed_with(Code::Internal, fetch_failed), None),
             (failed(Code::Unavailable), None),
+            (timeout(), None),
             (failed(Code::NotFound), Some("nothing keeps")),
             (Ok(()), None),
         ] {
-            keeping.answered(&name(), &answer);
+            keeping.answered(&name(), &answer, now);
             let told = keeping.trouble(&name());
             assert_eq!(told.is_some(), trouble.is_some(), "{answer:?}: {told:?}");
             assert!(told.unwrap_or_default().contains(trouble.unwrap_or_default()), "{answer:?}");
         }
+        assert_eq!(keeping.due(&[name()], now + STANDING), [], "what others ask is no answer to our question");
     }
 
     #[test]
-    fn while_nobody_keeps_it_spire_is_asked_ever_later_and_then_no_more() {
+    fn until_spire_keeps_it_it_is_asked_ever_later_and_then_seldom() {
+        let ever_later = [0, 5, 15, 35, 75, 155, 315, 615, 915];
+        assert_eq!(asked(|| failed(Code::NotFound), 1000), ever_later);
+        assert_eq!(asked(timeout, 1000), ever_later);
+        assert_eq!(asked(|| Ok(()), 2000), [0, 900, 1800]);
+    }
+
+    #[test]
+    fn what_spire_keeps_no_more_is_asked_about_as_often_as_at_first() {
+        let (keeping, now) = (Keeping::default(), Instant::now());
+        keeping.due(&[name()], now);
+        keeping.asked(&name(), &Ok(()), now);
+        keeping.answered(&name(), &failed(Code::NotFound), now);
+        assert_eq!(keeping.due(&[name()], now + FIRST_RETRY), [name()]);
+    }
+
+    #[test]
+    fn what_was_listed_meanwhile_is_asked_about_anew() {
         let (keeping, start) = (Keeping::default(), Instant::now());
-        let mut asked = Vec::new();
-        for second in 0..1000 {
-            if !keeping.due(&[name()], start + Duration::from_secs(second)).is_empty() {
-                asked.push(second);
-                keeping.answered(&name(), &failed(Code::NotFound));
-            }
-        }
-        assert_eq!(asked, [0, 5, 15, 35, 75, 155, 315, 615, 915]);
-        keeping.answered(&name(), &Ok(()));
-        assert_eq!(keeping.due(&[name()], start + Duration::from_secs(9999)), []);
+        keeping.due(&[name()], start);
+        keeping.asked(&name(), &Ok(()), start);
         assert_eq!(keeping.due(&[], start), [], "listed now");
         assert_eq!(keeping.trouble(&name()), None);
-        assert_eq!(keeping.due(&[name()], start), [name()], "and not any more: asked anew");
+        assert_eq!(keeping.due(&[name()], start), [name()], "and not any more");
     }
 
     #[test]
     fn an_answer_about_what_is_listed_or_not_declared_changes_nothing() {
-        let keeping = Keeping::default();
-        keeping.answered(&name(), &failed(Code::NotFound));
+        let (keeping, now) = (Keeping::default(), Instant::now());
+        keeping.asked(&name(), &failed(Code::NotFound), now);
         assert_eq!(keeping.trouble(&name()), None);
     }
 }

@@ -33,7 +33,7 @@ use crate::unix_socket::{AllowedOwner, lazy_channel};
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Longest wait for SPIRE's own fetch, which has no limit of its own.
-pub(crate) const REFRESH_DEADLINE: Duration = Duration::from_secs(30);
+const REFRESH_DEADLINE: Duration = Duration::from_secs(30);
 
 const PAGE_SIZE: i32 = 200;
 const MAX_PAGES: usize = 10_000;
@@ -65,6 +65,12 @@ impl ApiError {
             Self::Item { code, .. } => Some(Code::from_i32(*code)),
             _ => None,
         }
+    }
+
+    /// True where SPIRE has tried to fetch a bundle, and that failed. Other failures have the same code, and SPIRE (service.go of
+    /// trustdomain/v1) says no more of this one than its text.
+    pub(crate) fn is_failed_fetch(&self) -> bool {
+        matches!(self, Self::Call { code: Code::Internal, text, .. } if text.starts_with("failed to refresh bundle"))
     }
 }
 

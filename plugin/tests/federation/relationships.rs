@@ -114,6 +114,8 @@ async fn a_hanging_refresh_delays_nobody_else() {
     let outcome = federated.endpoint.wait_outcome(first).await;
     assert_eq!(outcome.outcome(), Outcome::Failed);
     assert!(outcome.reason.contains("did not answer within 30s"), "{outcome:?}");
+    let told = federated.endpoint.wait_held("slow.test", |held| held.keeping_trouble.contains("30s")).await;
+    assert!(told.keeping_trouble.contains("SPIRE has not said yet"), "silence is no answer: {told:?}");
 }
 
 fn link_to_api(bundle: &Bundle) -> types::Bundle {
