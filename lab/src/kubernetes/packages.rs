@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::bail;
+use entente_lab_parts::tell;
 
 use super::command::Run;
 
@@ -29,6 +30,7 @@ pub(super) async fn find_or_install() -> anyhow::Result<Vec<&'static str>> {
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!("missing: {}; on Debian these are packages: {command}", missing.join(", "));
     }
+    tell(&format!("installing packages of Debian's: {}", missing.join(", ")));
     Run::new("apt-get").args(["update", "-qq"]).output().await?;
     let install =
         Run::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing);
