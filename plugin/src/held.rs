@@ -26,7 +26,7 @@ pub(crate) struct Held {
 /// One moment of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeldState {
-    /// False until SPIRE was asked once: absent then means unknown.
+    /// False until SPIRE was asked once, and the operator's files were read for what it did not have: absent then means unknown.
     is_known: bool,
     /// Counts single reads, so that a list that was begun before one does not undo it.
     generation: u64,
@@ -61,7 +61,7 @@ impl Held {
         self.state.borrow().generation
     }
 
-    /// True once SPIRE was asked.
+    /// True once SPIRE was asked, and bootstrap bundles were read.
     pub(crate) fn is_known(&self) -> bool {
         self.state.borrow().is_known
     }
@@ -150,14 +150,17 @@ impl Held {
         });
     }
 
-    /// Replaces what the operator gave to begin with, and what is wrong with the rest of it.
+    /// Replaces what the operator gave to begin with, and what is wrong with the rest of it. The end of a look: what is held is
+    /// known from the first one on, and not before, so that an endpoint hears at once what authenticates it.
     pub(crate) fn set_bootstraps(
         &self,
         bootstraps: BTreeMap<TrustDomain, Arc<Bundle>>,
         troubles: BTreeMap<TrustDomain, String>,
     ) {
         self.state.send_if_modified(|state| {
-            let is_changed = state.bootstraps != bootstraps || state.bootstrap_troubles != troubles;
+            let is_first = !std::mem::replace(&mut state.is_known, true);
+            let is_changed =
+                is_first || state.bootstraps != bootstraps || state.bootstrap_troubles != troubles;
             state.bootstraps = bootstraps;
             state.bootstrap_troubles = troubles;
             is_changed
@@ -203,7 +206,7 @@ impl HeldState {
         let (mut old, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.records).into_iter().partition(|(name, _)| !newer.contains_key(name));
         self.records = kept;
-        let mut is_changed = !std::mem::replace(&mut self.is_known, true);
+        let mut is_changed = false;
         for message in messages {
             let name = TrustDomain::from_name_or_id(&message.trust_domain).ok();
             if name.as_ref().is_some_and(|name| newer.contains_key(name)) {
@@ -297,10 +300,13 @@ mod tests {
         let (held, authority) = (Held::new(), TestAuthority::new("a.test"));
         let mut watch = held.subscribe();
         held.replace_all(0, &[]);
-        assert!(watch.has_changed().unwrap(), "now it is known that there is nothing");
+        assert!(!held.is_known() && !watch.has_changed().unwrap(), "bootstrap bundles belong to it");
+        held.set_bootstraps(BTreeMap::new(), BTreeMap::new());
+        assert!(held.is_known() && watch.has_changed().unwrap(), "now it is known that there is nothing");
         held.replace_all(0, &[message(&authority)]);
         watch.mark_unchanged();
         held.replace_all(0, &[message(&authority)]);
+        held.set_bootstraps(BTreeMap::new(), BTreeMap::new());
         assert!(!watch.has_changed().unwrap());
         held.set(&name(), Some(&message(&authority)));
         assert!(!watch.has_changed().unwrap(), "nor does reading it alone");

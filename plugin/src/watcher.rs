@@ -101,9 +101,10 @@ async fn look(shared: &Shared, repeats: &mut Repeats) -> Result<(), ApiError> {
         is_changed
     });
     let relationships = relationships::all(&config, &spire);
-    read_bootstraps(shared, &relationships, repeats);
     keeping::look(shared, &api, relationships.values(), &spire);
     shared.held.replace_all(generation, &bundles);
+    // Only now, because the files are wanted for what SPIRE does not hold.
+    read_bootstraps(shared, &relationships, repeats);
     tell_link(shared, None);
     let endpoints = relationships.values().filter_map(FederationRelationship::endpoint_trust_domain);
     let named = relationships.keys().chain(spire.keys()).chain(endpoints).collect();

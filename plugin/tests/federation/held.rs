@@ -2,6 +2,7 @@
 
 use entente_bundle::testing::TestAuthority;
 use entente_bundle::{Bundle, TrustDomain};
+use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 
 use super::{FOREIGN, Federated, block};
 
@@ -59,6 +60,34 @@ async fn a_bootstrap_bundle_that_cannot_be_used_is_told_to_the_endpoint_until_it
     std::fs::write(&path, entente_bundle::document::render(&federated.bundle(1))).unwrap();
     let held = federated.endpoint.wait_held(FOREIGN, |held| held.authentication_bundle.is_some()).await;
     assert_eq!(held.authentication_trouble, "");
+}
+
+#[tokio::test]
+async fn a_bootstrap_bundle_that_is_gone_is_nobodys_trouble_once_spire_holds_the_bundle() {
+    let foreign = TestAuthority::new(FOREIGN).bundle();
+    let text = block(FOREIGN, "bootstrap_bundle = \"/nowhere/bootstrap.json\"");
+    let federated = Federated::with_store(&text, |store| store.put(&foreign)).await;
+    let first = federated.endpoint.wait_held(FOREIGN, |_| true).await;
+    assert!(first.bundle.is_some());
+    assert_eq!(first.authentication_trouble, "");
+    let logs = federated.plugin.launched.logs.clone();
+    federated.plugin.stop().await;
+    assert!(logs.with_message("bootstrap bundle cannot be used").is_empty());
+}
+
+#[tokio::test]
+async fn the_first_word_on_a_bundle_that_spire_does_not_hold_comes_with_the_bootstrap_bundle() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let foreign = TestAuthority::new(FOREIGN).bundle();
+    std::fs::write(file.path(), entente_bundle::document::render(&foreign)).unwrap();
+    let text = block(FOREIGN, &format!("bootstrap_bundle = {:?}", file.path()));
+    let federated = Federated::new(&text).await;
+    federated.endpoint.wait_held(FOREIGN, |_| true).await;
+    let first = federated.endpoint.received().into_iter().find_map(|message| match message {
+        FromPlugin::HeldBundle(held) => Some(held),
+        _ => None,
+    });
+    assert!(first.unwrap().authentication_bundle.is_some());
 }
 
 #[tokio::test]
