@@ -6,6 +6,7 @@ mod brakes;
 mod handshakes;
 mod held;
 mod hub;
+mod lines;
 mod mutual;
 mod offers;
 mod session;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use entente_bundle::testing::TestAuthority;
 use entente_proto::link::v1::offer_outcome::Outcome;
+use entente_proto::link::v1::plugin_message::Message;
+use entente_proto::link::v1::{Bundle as WireBundle, OwnBundle, Relationship, X509Authority};
 use support::endpoint::Endpoint;
 use support::fetching::{PATIENT, linked};
 use support::foreign::Foreign;
@@ -79,6 +81,44 @@ async fn a_plugin_that_breaks_its_link_again_and_again_has_one_line() {
     }
     endpoint.counts("link_refusals_total{reason=\"unreadable\"}", 20).await;
     few_lines(&["message of the plugin refused", "reason=\"unreadable\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_one_plugin_says_or_one_event_hides_no_other_of_the_same_reason() {
+    log::capture();
+    let mutual = Mutual::start().await;
+    let crossed = mutual.open_from("127.0.0.2").await;
+    crossed.hello("crossed.test").await;
+    log::line_with(&["link refused", "reason=\"other_trust_domain\"", "peer=127.0.0.2:"]).await;
+    let stranger = TestAuthority::new("stranger.test");
+    let nameless =
+        Relationship { bundle_endpoint_profile: None, ..spiffe("nameless.test", "https://127.0.0.1:1/") };
+    let authority = X509Authority { certificate: vec![0x30, 0], tainted: false };
+    let broken = WireBundle {
+        trust_domain: "a.test".into(),
+        x509_authorities: vec![authority],
+        ..WireBundle::default()
+    };
+    for peer in ["127.0.0.3", "127.0.0.4"] {
+        let plugin = mutual.open_from(peer).await;
+        plugin.hello("a.test").await;
+        plugin.own_bundle(&stranger.bundle()).await;
+        plugin.relationships(vec![nameless.clone()]).await;
+        plugin.say(Message::OwnBundle(OwnBundle { bundle: Some(broken.clone()) })).await;
+        // The second time is a rotation.
+        for path in ["/first", "/second"] {
+            plugin.lend(&mutual.authority.svid(path).build()).await;
+            log::line_with(&["server identity lent", path, &format!("peer={peer}:")]).await;
+        }
+        for (event, reason) in [
+            ("message of the plugin refused", "other_trust_domain"),
+            ("federation relationship refused", "malformed"),
+            ("message of the plugin refused", "malformed"),
+        ] {
+            let reason = format!("reason=\"{reason}\"");
+            log::line_with(&[event, &reason, &format!("peer={peer}:")]).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

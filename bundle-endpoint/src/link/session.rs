@@ -20,10 +20,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span};
 
-use super::brakes::Brakes;
 use super::hub::{Hub, LinkId, LinkInfo, Relationships};
+use super::lines::Lines;
 use super::signing::SignQueue;
 use super::spire::ServerApi;
 use super::stream::LinkPeer;
@@ -32,7 +32,6 @@ use super::writer::{ToPluginSender, Writer};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::LentIdentity;
 use crate::logging::chain;
-use crate::metrics::Metrics;
 
 /// Sent when there was nothing else to say for so long.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -40,24 +39,27 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Silence of the other side that ends a link.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Between two lines about plugins, or messages of theirs, that are refused for the same reason.
-const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
-
 /// What is said about a message that is not taken.
 const MESSAGE_REFUSED: &str = "message of the plugin refused";
+
+/// What is said about a certificate chain that we may show.
+const LENT: &str = "server identity lent";
+
+/// What is said about an answer to an offer.
+const ANSWERED: &str = "offered bundle answered";
 
 /// The gRPC service behind the socket.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkService {
     hub: Arc<Hub>,
-    refusals: Arc<Refusals>,
+    lines: Arc<Lines>,
     stop: CancellationToken,
 }
 
 impl LinkService {
     pub(crate) fn new(hub: Arc<Hub>, stop: CancellationToken) -> Self {
-        let refusals = Arc::new(Refusals::new(Arc::clone(&hub.metrics)));
-        Self { hub, refusals, stop }
+        let lines = Arc::new(Lines::new(Arc::clone(&hub.metrics)));
+        Self { hub, lines, stop }
     }
 }
 
@@ -90,7 +92,7 @@ impl Link for LinkService {
         );
         let session = Session {
             hub: Arc::clone(&self.hub),
-            refusals: Arc::clone(&self.refusals),
+            lines: Arc::clone(&self.lines),
             peer,
             sender,
             stop: self.stop.clone(),
@@ -100,36 +102,9 @@ impl Link for LinkService {
     }
 }
 
-/// Counts and logs what is refused, of all sessions together: a plugin that is refused comes again at once, and one that is
-/// broken or lies can say the same a thousand times in a second.
-#[derive(Debug)]
-struct Refusals {
-    metrics: Arc<Metrics>,
-    brakes: Brakes,
-}
-
-impl Refusals {
-    fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, brakes: Brakes::new(REFUSAL_INTERVAL) }
-    }
-
-    fn note(&self, event: &'static str, reason: &'static str, detail: &str) {
-        self.metrics.link_refusal(reason);
-        match self.brakes.pass(reason) {
-            Some(suppressed) => warn!(reason, detail, suppressed, "{event}"),
-            None => debug!(reason, detail, "{event}"),
-        }
-    }
-
-    /// Of what a plugin may say as often as it likes, news is told, and of the rest one line for each `kind`.
-    fn may_tell(&self, is_news: bool, kind: &'static str) -> Option<u64> {
-        if is_news { Some(0) } else { self.brakes.pass(kind) }
-    }
-}
-
 struct Session {
     hub: Arc<Hub>,
-    refusals: Arc<Refusals>,
+    lines: Arc<Lines>,
     peer: LinkPeer,
     sender: ToPluginSender,
     stop: CancellationToken,
@@ -138,7 +113,8 @@ struct Session {
 /// What a session knows once the plugin has said who it is.
 struct Linked {
     hub: Arc<Hub>,
-    refusals: Arc<Refusals>,
+    lines: Arc<Lines>,
+    peer: LinkPeer,
     id: LinkId,
     queue: Arc<SignQueue>,
     has_lent: AtomicBool,
@@ -173,7 +149,7 @@ impl Session {
 
     async fn first_message(&self, incoming: &mut Streaming<PluginMessage>) -> Result<PluginHello, Status> {
         let refuse = |reason: &'static str, status: Status| {
-            self.refusals.note("link refused", reason, status.message());
+            self.lines.refused(&self.peer, "link refused", reason, status.message());
             status
         };
         let first = timeout(HEARTBEAT, incoming.message()).await;
@@ -205,8 +181,14 @@ impl Session {
         };
         info!(plugin_version = info.plugin_version, "plugin linked");
         let (queue, requests) = SignQueue::new(Arc::clone(&self.hub.sign_places));
-        let (hub, refusals) = (Arc::clone(&self.hub), Arc::clone(&self.refusals));
-        let linked = Linked { id: hub.open(info), hub, refusals, queue, has_lent: AtomicBool::new(false) };
+        let linked = Linked {
+            hub: Arc::clone(&self.hub),
+            lines: Arc::clone(&self.lines),
+            peer: self.peer.clone(),
+            id: self.hub.open(info),
+            queue,
+            has_lent: AtomicBool::new(false),
+        };
         let writer = Writer::new(Arc::clone(&self.hub), self.sender.clone());
         let writer = AbortOnDropHandle::new(tokio::spawn(writer.run(requests)));
         let ended = tokio::select! {
@@ -234,7 +216,7 @@ impl Linked {
                 Ok(Ok(None)) => return Status::ok("the plugin closed the link"),
                 Ok(Err(status)) => {
                     if let Some(reason) = broken(&status) {
-                        self.refusals.note(MESSAGE_REFUSED, reason, status.message());
+                        self.lines.refused(&self.peer, MESSAGE_REFUSED, reason, status.message());
                     }
                     return status;
                 }
@@ -274,7 +256,7 @@ impl Linked {
     }
 
     fn refused(&self, event: &'static str, error: &MessageError) {
-        self.refusals.note(event, error.reason(), &chain(error));
+        self.lines.refused(&self.peer, event, error.reason(), &chain(error));
     }
 
     fn own_bundle(&self, message: &OwnBundle) -> Result<(), MessageError> {
@@ -300,15 +282,17 @@ impl Linked {
         match lent {
             Ok(identity) => {
                 let (spiffe_id, not_after) = (&identity.spiffe_id, rfc3339(identity.not_after));
-                let is_first = !self.has_lent.swap(true, Ordering::Relaxed);
-                match self.refusals.may_tell(is_first, "lent_again") {
-                    Some(suppressed) => info!(%spiffe_id, not_after, suppressed, "server identity lent"),
-                    None => debug!(%spiffe_id, not_after, "server identity lent"),
+                // Of its own for a rotation, which may follow soon.
+                let kind = if self.has_lent.swap(true, Ordering::Relaxed) { "again" } else { "first" };
+                match self.lines.may_tell(&self.peer, LENT, kind) {
+                    Some(suppressed) => info!(%spiffe_id, not_after, suppressed, "{LENT}"),
+                    None => debug!(%spiffe_id, not_after, "{LENT}"),
                 }
                 self.hub.take_identity(self.id, Some(Arc::new(identity)));
             }
             Err(error) => {
-                self.refusals.note("lent server identity refused", "identity", &chain(&error));
+                let event = "lent server identity refused";
+                self.lines.refused(&self.peer, event, "identity", &chain(&error));
             }
         }
     }
@@ -363,11 +347,10 @@ impl Linked {
         let reason = outcome.reason().map(str::to_owned);
         if let Some(is_change) = self.hub.offers.record(&trust_domain, message.offer_id, outcome) {
             self.hub.metrics.offer(name);
-            match self.refusals.may_tell(is_change, name) {
-                Some(suppressed) => {
-                    info!(%trust_domain, outcome = name, reason, suppressed, "offered bundle answered");
-                }
-                None => debug!(%trust_domain, outcome = name, reason, "offered bundle answered"),
+            let passed = if is_change { Some(0) } else { self.lines.may_tell(&self.peer, ANSWERED, name) };
+            match passed {
+                Some(suppressed) => info!(%trust_domain, outcome = name, reason, suppressed, "{ANSWERED}"),
+                None => debug!(%trust_domain, outcome = name, reason, "{ANSWERED}"),
             }
         }
         Ok(())

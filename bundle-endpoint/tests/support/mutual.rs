@@ -12,7 +12,7 @@ use entente_bundle::{Authorizer, Bundle, SpiffeId};
 use entente_workload_identity::testing::{FakeWorkloadApi, Update};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -105,11 +105,22 @@ impl Mutual {
 
     /// A plugin over this connection.
     pub async fn link_over(&self, tcp: TcpStream) -> FakePlugin {
-        let svid = self.authority.svid("/spire/server").build();
-        let stream = client::connect_over(tcp, self.tls(&svid)).await.unwrap();
-        let plugin = FakePlugin::open_on(channel_over(stream).await.unwrap()).await.unwrap();
+        let plugin = self.open_over(tcp).await;
         plugin.hello("a.test").await;
         plugin
+    }
+
+    /// One that has not said hello, at this address.
+    pub async fn open_from(&self, address: &str) -> FakePlugin {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+        self.open_over(socket.connect(self.address()).await.unwrap()).await
+    }
+
+    async fn open_over(&self, tcp: TcpStream) -> FakePlugin {
+        let svid = self.authority.svid("/spire/server").build();
+        let stream = client::connect_over(tcp, self.tls(&svid)).await.unwrap();
+        FakePlugin::open_on(channel_over(stream).await.unwrap()).await.unwrap()
     }
 
     /// How many were refused, for reasons that begin so.
