@@ -200,3 +200,61 @@ async fn a_program_that_is_not_static_is_not_pushed() {
     assert!(told.contains("is not static"), "{told}");
     assert!(!running.store.path().join("data/docker/registry/v2/repositories/helloworld-server").exists());
 }
+
+/// A program of the path that stands in for another.
+fn stand_in(folder: &Path, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// deploy/images/build.sh in a copy of deploy/, with programs that are built already and a kubectl that renders one word.
+async fn build_script(running: &Running, folder: &Path) -> std::process::Output {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(checkout.join("deploy")).arg(checkout.join("Cargo.toml"));
+    assert!(copy.arg(folder).status().await.unwrap().success());
+    let (place, path) = (folder.display(), std::env::var("PATH").unwrap());
+    let ours = format!(
+        "--workspace {} --programs {place} --ca-file {place}/ca --out {place}/out",
+        checkout.display()
+    );
+    let images = env!("CARGO_BIN_EXE_entente-images");
+    let run = format!("while [ \"$1\" != -- ]; do shift; done\nshift\nexec {images} \"$@\" {ours}");
+    let other = format!("PATH='{path}' exec {} \"$@\"", env!("CARGO"));
+    stand_in(folder, "cargo", &format!("if [ \"$1\" = run ]; then\n{run}\nfi\n{other}"));
+    stand_in(folder, "kubectl", "echo rendered");
+    let mut command = Command::new("bash");
+    command.arg(folder.join("deploy/images/build.sh")).env("PATH", format!("{place}:{path}"));
+    command
+        .env_remove("KUBECTL")
+        .env_remove("CARGO")
+        .env("BUILDER", "cargo")
+        .env("REGISTRY", &running.address);
+    command.env("REVISION", "0123").env("SOURCE_DATE_EPOCH", "1700000000").stdin(Stdio::null());
+    command.output().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_script_pushes_what_the_manifests_ask_for() {
+    let Some(running) = Running::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca"), "authorities").unwrap();
+    for product in &PRODUCTS {
+        std::fs::write(folder.path().join(product.name), static_program()).unwrap();
+    }
+    let output = build_script(&running, folder.path()).await;
+    let told = format!("{output:?}");
+    assert!(output.status.success(), "{told}");
+    let plugin = Digest::of(&static_program());
+    let read = |path: &str| std::fs::read_to_string(folder.path().join("deploy").join(path)).unwrap();
+    let line = format!("ENTENTE_PLUGIN_SHA256={}\n", plugin.hex());
+    assert_eq!(read("base/spire/plugin-checksum.env"), line);
+    assert!(read("cluster1/spire/spire-all.yaml").ends_with("\nrendered\n"), "{told}");
+    let repositories = running.store.path().join("data/docker/registry/v2/repositories");
+    for (image, tag) in [("entente-plugin", plugin.hex()), ("bundle-endpoint", env!("CARGO_PKG_VERSION"))] {
+        assert!(repositories.join(format!("{image}/_manifests/tags/{tag}/current/link")).is_file(), "{told}");
+    }
+    assert!(!repositories.join("helloworld-server").exists(), "{told}");
+}
