@@ -73,7 +73,7 @@ async fn a_plugin_that_repeats_itself_has_one_line_more_than_it_said_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_plugin_that_breaks_its_link_again_and_again_has_one_line() {
+async fn a_plugin_that_breaks_its_link_again_and_again_has_few_lines() {
     log::capture();
     let endpoint = Endpoint::keyless().await;
     for _ in 0..20 {
@@ -81,6 +81,35 @@ async fn a_plugin_that_breaks_its_link_again_and_again_has_one_line() {
     }
     endpoint.counts("link_refusals_total{reason=\"unreadable\"}", 20).await;
     few_lines(&["message of the plugin refused", "reason=\"unreadable\""]).await;
+    // Who names no version is nobody else here.
+    few_lines(&["plugin linked", "plugin_version=\"\""]).await;
+    few_lines(&["plugin link ended", "decode"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_plugin_that_comes_and_goes_has_few_lines_and_one_when_it_stays() {
+    log::capture();
+    let mutual = Mutual::start().await;
+    let (own, stranger) = (mutual.authority.svid("/comes").build(), TestAuthority::new("stranger.test"));
+    for number in 1..=20 {
+        let plugin = mutual.open_from("127.0.0.5").await;
+        plugin.hello("a.test").await;
+        plugin.lend(&own).await;
+        plugin.own_bundle(&stranger.bundle()).await;
+        mutual.endpoint.counts("link_refusals_total{reason=\"other_trust_domain\"}", number).await;
+        drop(plugin);
+        mutual.links(0).await;
+    }
+    for line in
+        ["plugin linked", "plugin link ended", "server identity lent", "message of the plugin refused"]
+    {
+        few_lines(&["peer=127.0.0.5:", line]).await;
+    }
+    let linked = || log::lines_with(&["peer=127.0.0.5:", "plugin linked"]).len();
+    let before = linked();
+    let stays = mutual.open_from("127.0.0.5").await;
+    stays.hello("a.test").await;
+    eventually("a line", || async { (linked() > before).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

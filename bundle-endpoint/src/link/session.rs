@@ -23,7 +23,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, debug, info, info_span};
 
 use super::hub::{Hub, LinkId, LinkInfo, Relationships};
-use super::lines::Lines;
+use super::lines::{Lines, LinkLines};
 use super::signing::SignQueue;
 use super::spire::ServerApi;
 use super::stream::LinkPeer;
@@ -179,7 +179,7 @@ impl Session {
             since: SystemTime::now(),
             lends: None,
         };
-        info!(plugin_version = info.plugin_version, "plugin linked");
+        let lines = LinkLines::linked(&self.lines, &self.peer, &info.plugin_version);
         let (queue, requests) = SignQueue::new(Arc::clone(&self.hub.sign_places));
         let linked = Linked {
             hub: Arc::clone(&self.hub),
@@ -196,7 +196,7 @@ impl Session {
             ended = linked.read(&mut incoming) => ended,
         };
         drop(writer);
-        info!(reason = ended.message(), "plugin link ended");
+        lines.ended(&ended);
         ended
     }
 }
