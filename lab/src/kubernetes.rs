@@ -13,6 +13,7 @@ mod files;
 mod images;
 mod machine;
 mod memory;
+mod mesh;
 mod network;
 mod node;
 mod ours;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 pub use self::control_plane::ControlPlane;
+use self::mesh::Mesh;
 use self::network::Network;
 use self::node::Cluster;
 use self::parts::Parts;
@@ -55,6 +57,10 @@ pub struct Options {
     /// With --up: nothing but the clusters themselves, with DNS and every image.
     #[arg(long, requires = "up")]
     pub bare: bool,
+    /// Also deploy/istio: a mesh in each cluster, with Istio's own programs and a stock Envoy. It comes in place of what happens
+    /// after the walkthrough's end: lost pods, a lost kubelet, the end of the federation.
+    #[arg(long)]
+    pub istio: bool,
     /// Only build the parts that are not in the cache yet.
     #[arg(long, conflicts_with = "up")]
     pub parts: bool,
@@ -91,6 +97,26 @@ impl Form {
     }
 }
 
+/// Everything that is other people's.
+#[derive(Debug)]
+struct Stock {
+    parts: Parts,
+    mesh: Option<Mesh>,
+}
+
+impl Stock {
+    async fn find_or_build(with_mesh: bool) -> anyhow::Result<Self> {
+        let parts = Parts::find_or_build().await?;
+        let mesh = if with_mesh { Some(Mesh::find_or_build().await?) } else { None };
+        Ok(Self { parts, mesh })
+    }
+    /// Folders of the programs that an operator types.
+    fn tools(&self) -> Vec<PathBuf> {
+        let of_mesh = self.mesh.iter().flat_map(Mesh::tools).map(Path::to_owned);
+        [self.parts.kubernetes.clone()].into_iter().chain(of_mesh).collect()
+    }
+}
+
 /// Both clusters.
 #[derive(Debug)]
 struct Clusters {
@@ -103,11 +129,11 @@ struct Clusters {
 pub async fn run(options: &Options) -> anyhow::Result<bool> {
     let mut signals = StopSignals::listen()?;
     let mut timeline = Timeline::new();
-    let parts = tokio::select! {
-        parts = Parts::find_or_build() => parts?,
+    let stock = tokio::select! {
+        stock = Stock::find_or_build(options.istio) => stock?,
         interrupted = signals.received() => return Err(interrupted),
     };
-    for (name, took) in &parts.built {
+    for (name, took) in &stock.parts.built {
         timeline.say(&format!("built {name} in {}", seconds(*took)));
     }
     if options.parts {
@@ -119,12 +145,12 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
         timeline.say(&format!("took away {prefix}, which a dead lab had left"));
     }
     let told = tokio::select! {
-        told = go(options, &parts, &mut state, &mut timeline) => told,
+        told = go(options, &stock, &mut state, &mut timeline) => told,
         interrupted = signals.received() => Err(interrupted),
     };
     // Also after a failure: then there is something to look at.
     if let (Ok((clusters, _)), true) = (&told, options.up) {
-        print(&guide(clusters, &state.folder(), &parts.kubernetes)?);
+        print(&guide(clusters, &state.folder(), &stock)?);
         signals.received().await;
         print("\nstopping");
     }
@@ -148,7 +174,7 @@ async fn check_machine() -> anyhow::Result<()> {
 
 async fn go(
     options: &Options,
-    parts: &Parts,
+    stock: &Stock,
     state: &mut State,
     timeline: &mut Timeline,
 ) -> anyhow::Result<(Clusters, anyhow::Result<()>)> {
@@ -161,7 +187,7 @@ async fn go(
     let own = std::env::current_exe().context("cannot tell where this program lies")?;
     warden::post(&own)?;
     let csi = products::build(&[CSI]).await?.join(CSI);
-    let mut tars = images::pack_foreign(parts, &csi, &folder.join("images"))?;
+    let mut tars = images::pack_foreign(&stock.parts, &csi, &folder.join("images"))?;
     let deploy = folder.join("deploy");
     if !options.bare {
         let workspace = ours::workspace()?;
@@ -169,11 +195,15 @@ async fn go(
         let (ours, sha256) = ours::pack_ours(&workspace, programs, &images).await?;
         tars.extend(ours);
         let from = options.deploy.clone().unwrap_or_else(|| workspace.join("deploy"));
-        ours::copy_deploy(&from, &deploy, &parts.kubectl(), &sha256).await?;
+        ours::copy_deploy(&from, &deploy, &stock.parts.kubectl(), &sha256).await?;
+    }
+    if let Some(mesh) = &stock.mesh {
+        tars.extend(mesh.pack(&folder.join("images"))?);
+        mesh.lay_out(&deploy)?;
     }
     timeline.story_begins();
     timeline.step(1, "two clusters of one node each");
-    let clusters = start(parts, state, &tars, timeline).await?;
+    let clusters = start(stock, state, &tars, timeline).await?;
     let walked = match options.bare {
         true => Ok(()),
         false => walk(options, &clusters, &deploy, timeline).await,
@@ -200,8 +230,12 @@ async fn walk(
 ) -> anyhow::Result<()> {
     let mut walk = Walk::new(timeline, clusters, deploy.to_owned(), options.form);
     let mut walked = walk.go().await;
-    if walked.is_ok() && !options.up {
-        walked = walk.go_on().await;
+    if walked.is_ok() {
+        walked = match (options.istio, options.up) {
+            (true, _) => walk.with_meshes().await,
+            (false, true) => Ok(()),
+            (false, false) => walk.go_on().await,
+        };
     }
     let times = walk.timeline.times();
     walk.save(options.transcript.as_deref(), &times)?;
@@ -209,7 +243,7 @@ async fn walk(
 }
 
 async fn start(
-    parts: &Parts,
+    stock: &Stock,
     state: &mut State,
     tars: &[PathBuf],
     timeline: &Timeline,
@@ -218,8 +252,8 @@ async fn start(
     let network = Network::of(state.prefix());
     network.make().await?;
     let [one, two] = &CLUSTERS;
-    let one = Cluster::start(one, state, &network, parts).await?;
-    let two = Cluster::start(two, state, &network, parts).await?;
+    let one = Cluster::start(one, state, &network, stock).await?;
+    let two = Cluster::start(two, state, &network, stock).await?;
     let up = async |cluster: &Cluster| {
         let imported = async {
             cluster.import(tars).await?;
@@ -241,18 +275,18 @@ async fn start(
 }
 
 /// How to use both clusters by hand.
-fn guide(clusters: &Clusters, folder: &Path, kubectl: &Path) -> anyhow::Result<String> {
+fn guide(clusters: &Clusters, folder: &Path, stock: &Stock) -> anyhow::Result<String> {
     let shell = folder.join("shell");
     let script = format!(
         r#"#!/bin/bash
 # A shell, or the command given, in the LAN of both clusters: KUBECONFIG has the contexts cluster1 and cluster2.
 export KUBECONFIG={one}:{two}
-export PATH={kubectl}:$PATH
+export PATH={tools}:$PATH
 exec nsenter --net={lan} "${{@:-bash}}"
 "#,
         one = clusters.one.folder.kubeconfig().display(),
         two = clusters.two.folder.kubeconfig().display(),
-        kubectl = kubectl.display(),
+        tools = stock.tools().iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(":"),
         lan = clusters.network.lan().display(),
     );
     crate::layout::write(&shell, script)?;
@@ -260,9 +294,10 @@ exec nsenter --net={lan} "${{@:-bash}}"
     std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot make {} executable", shell.display()))?;
     let shell = shell.display();
+    let tools = if stock.mesh.is_some() { "kubectl, helm and istioctl" } else { "kubectl" };
     Ok(format!(
         "\nBoth clusters are up. As root, in another terminal:\n\
-         \n  {shell}                                              a shell in their LAN, with kubectl\
+         \n  {shell}                                              a shell in their LAN, with {tools}\
          \n  {shell} kubectl --context cluster1 get po,svc -A\
          \n  {shell} kubectl --context cluster2 get po,svc -A\
          \n  {shell} curl 10.10.0.141:8443\

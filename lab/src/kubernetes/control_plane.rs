@@ -85,5 +85,6 @@ fn place() -> anyhow::Result<Place> {
         api_service: Ipv4Addr::new(10, 96, 0, 1),
         dns: Ipv4Addr::new(10, 96, 0, 10),
         bundle_endpoint: "127.0.0.1",
+        mesh_gateway: "127.0.0.1",
     })
 }

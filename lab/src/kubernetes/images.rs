@@ -44,7 +44,7 @@ pub(super) fn pack(spec: ImageSpec, folder: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Users by name, for programs that ask, and a place for temporary files.
-fn base() -> anyhow::Result<Rootfs> {
+pub(super) fn base() -> anyhow::Result<Rootfs> {
     let mut rootfs = Rootfs::new();
     rootfs.directory("/tmp", 0o1777, 0)?;
     let users = "root:x:0:0::/:/sbin/nologin\nspire:x:1000:1000::/:/sbin/nologin\nnobody:x:65534:65534::/:/sbin/nologin\n";
@@ -53,7 +53,8 @@ fn base() -> anyhow::Result<Rootfs> {
     Ok(rootfs)
 }
 
-fn single(name: &str, program: &Path, path: &str) -> anyhow::Result<ImageSpec> {
+/// One program and nothing else.
+pub(super) fn single(name: &str, program: &Path, path: &str) -> anyhow::Result<ImageSpec> {
     let mut rootfs = base()?;
     rootfs.program_with_libraries(program, path)?;
     let mut spec = ImageSpec::new(name, rootfs);

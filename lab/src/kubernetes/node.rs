@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::Stock;
 use super::cgroups;
 use super::command::Run;
 use super::files;
 use super::memory;
 use super::network::Network;
-use super::parts::Parts;
 use super::pki;
 use super::place::{ClusterFolder, Place};
 use super::state::{Known, State};
@@ -28,6 +28,8 @@ pub(super) struct Cluster {
     pub(super) folder: ClusterFolder,
     network: Network,
     kubectl: PathBuf,
+    /// Folders of programs that an operator has.
+    tools: Vec<PathBuf>,
     group: String,
     process: Process,
     init: u32,
@@ -39,8 +41,9 @@ impl Cluster {
         place: &'static Place,
         state: &mut State,
         network: &Network,
-        parts: &Parts,
+        stock: &Stock,
     ) -> anyhow::Result<Self> {
+        let parts = &stock.parts;
         let folder = ClusterFolder::of(&state.folder(), place);
         files::write_all(place, &folder, parts)?;
         pki::make(place, &folder)?;
@@ -59,8 +62,8 @@ impl Cluster {
         state.add_node(process.pid())?;
         let init = init_of(&process).await?;
         state.add_node(init)?;
-        let kubectl = parts.kubectl();
-        Ok(Self { place, folder, network: network.clone(), kubectl, group, process, init })
+        let (kubectl, tools) = (parts.kubectl(), stock.tools());
+        Ok(Self { place, folder, network: network.clone(), kubectl, tools, group, process, init })
     }
 
     /// `kubectl` as the cluster's operator, from the LAN.
@@ -89,15 +92,15 @@ impl Cluster {
         let known = pid.and_then(Known::of);
         known.with_context(|| format!("{} has no {program}", self.place.node))?.kill().await
     }
-    /// A shell's program in the LAN, or in the node's own network, with the cluster's kubectl.
+    /// A shell's program in the LAN, or in the node's own network, with the operator's programs.
     pub(super) fn shell(&self, other: &Self, in_node: bool) -> Run {
-        let folder = self.kubectl.parent().unwrap_or(Path::new("/")).display();
-        let path = std::env::var("PATH").unwrap_or_default();
+        let own = self.tools.iter().map(|folder| folder.display().to_string());
+        let path = own.chain(std::env::var("PATH")).collect::<Vec<_>>().join(":");
         let configs = [self, other].map(|cluster| cluster.folder.kubeconfig().display().to_string());
         let shell =
             if in_node { self.network.in_node(self.place, "bash") } else { self.network.in_lan("bash") };
         // The first file's context is the current one.
-        shell.env("PATH", format!("{folder}:{path}")).env("KUBECONFIG", configs.join(":"))
+        shell.env("PATH", path).env("KUBECONFIG", configs.join(":"))
     }
 
     /// Waits until containerd answers, then brings every image in.

@@ -1,8 +1,8 @@
 //! What a node needs of the machine itself. Root on a Debian-like system gets it installed; others are told what to do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use entente_lab_parts::tell;
 
 use super::command::Run;
@@ -52,10 +52,13 @@ fn missing() -> Vec<&'static str> {
 
 /// A path, or the name of a program.
 fn is_here(file: &str) -> bool {
-    if file.starts_with('/') {
-        return Path::new(file).exists();
-    }
+    if file.starts_with('/') { Path::new(file).exists() } else { program(file).is_ok() }
+}
+
+/// Where a program of this machine lies, by its name.
+pub(super) fn program(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.into_iter().any(|folder| folder.join(file).is_file())
+    let mut files = folders.map(|folder| folder.join(name));
+    files.find(|file| file.is_file()).with_context(|| format!("this machine has no {name}"))
 }

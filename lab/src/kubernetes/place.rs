@@ -31,6 +31,8 @@ pub(super) struct Place {
     pub(super) dns: Ipv4Addr,
     /// Where MetalLB puts the bundle endpoint.
     pub(super) bundle_endpoint: &'static str,
+    /// Where it puts the mesh's east-west gateway.
+    pub(super) mesh_gateway: &'static str,
 }
 
 /// Both.
@@ -47,6 +49,7 @@ pub(super) static CLUSTERS: [Place; 2] = [
         api_service: Ipv4Addr::new(10, 96, 0, 1),
         dns: Ipv4Addr::new(10, 96, 0, 10),
         bundle_endpoint: "10.10.0.131",
+        mesh_gateway: "10.10.0.133",
     },
     Place {
         cluster: "cluster2",
@@ -60,6 +63,7 @@ pub(super) static CLUSTERS: [Place; 2] = [
         api_service: Ipv4Addr::new(10, 97, 0, 1),
         dns: Ipv4Addr::new(10, 97, 0, 10),
         bundle_endpoint: "10.10.0.141",
+        mesh_gateway: "10.10.0.142",
     },
 ];
 

@@ -3,6 +3,7 @@
 
 mod after;
 mod federation;
+mod mesh;
 mod single;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ const LINES: usize = 30;
 
 /// What both clusters share.
 pub(super) const SHARED: &str = "../script";
+/// What both meshes share.
+pub(super) const MESH: &str = "../istio";
 /// No folder, but the cluster's node.
 pub(super) const NODE: &str = "its node";
 
@@ -44,7 +47,7 @@ pub(super) struct Walk<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct At<'a> {
     pub(super) cluster: &'a Cluster,
-    /// Below `deploy/CLUSTER`, or [`SHARED`], or [`NODE`].
+    /// Below `deploy/CLUSTER`, or [`SHARED`], or [`MESH`], or [`NODE`].
     pub(super) folder: &'static str,
 }
 
@@ -69,6 +72,10 @@ impl<'a> Walk<'a> {
     pub(super) async fn go(&mut self) -> anyhow::Result<()> {
         single::walk(self).await?;
         federation::walk(self).await
+    }
+    /// A mesh in each cluster.
+    pub(super) async fn with_meshes(&mut self) -> anyhow::Result<()> {
+        mesh::walk(self).await
     }
     /// What comes after the walkthrough's end.
     pub(super) async fn go_on(&mut self) -> anyhow::Result<()> {
@@ -102,6 +109,7 @@ impl<'a> Walk<'a> {
             self.place = place;
             let heading = match at.folder {
                 NODE => format!("on {}", at.cluster.place.node),
+                MESH => format!("{}, in deploy/istio", at.cluster.place.cluster),
                 SHARED => "both clusters, in deploy/script".to_owned(),
                 folder => format!("{0}, in deploy/{0}/{folder}", at.cluster.place.cluster),
             };
@@ -163,7 +171,7 @@ impl<'a> Walk<'a> {
     }
     /// Adds what is wrong with the cluster's pods, if anything is.
     async fn diagnosed(&self, cluster: &Cluster, error: anyhow::Error) -> anyhow::Error {
-        for namespace in ["spire", "metallb-system", "default"] {
+        for namespace in ["spire", "metallb-system", "istio-system", "mesh", "default"] {
             let diagnosis = diagnosis::of(cluster, namespace).await;
             if !diagnosis.is_empty() {
                 return error.context(diagnosis);

@@ -8,7 +8,7 @@ use super::super::Form;
 use super::{At, Walk, ready, shows};
 use crate::checks::ensure;
 
-const SERVER: &str =
+pub(super) const SERVER: &str =
     "kubectl exec -n spire -c spire-server deployment/spire-server -- /opt/spire/bin/spire-server";
 
 pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
@@ -80,7 +80,8 @@ async fn calls_go_on(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     answered.await.map(drop)
 }
 
-fn now() -> String {
+/// For `--since-time`.
+pub(super) fn now() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }
 
@@ -122,7 +123,7 @@ async fn defederation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
 }
 
 /// `Name: value` in the answer of a command of SPIRE's.
-fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     let line = answer.lines().find_map(|line| line.trim().strip_prefix(name))?;
     Some(line.trim_start_matches([' ', ':']).trim())
 }

@@ -18,7 +18,7 @@ pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
 }
 
 /// Each cluster, and the other one.
-fn both<'a>(walk: &Walk<'a>) -> [(&'a Cluster, &'a Cluster); 2] {
+pub(super) fn both<'a>(walk: &Walk<'a>) -> [(&'a Cluster, &'a Cluster); 2] {
     let (one, two) = (&walk.clusters.one, &walk.clusters.two);
     [(one, two), (two, one)]
 }
