@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use entente_bundle::TrustDomain;
 use entente_bundle::causes::chain;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Code;
 use tracing::{error, info, warn};
 
@@ -27,9 +27,15 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// each, which it does more often by itself.
 const STANDING: Duration = Duration::from_secs(900);
 
+/// Most of our questions at a time: for each SPIRE lists all its relationships, one question after the other.
+const AT_ONCE: usize = 4;
+
 /// Assisted trust domains whose relationship SPIRE does not list, and what it says of them when it is asked.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Keeping(Arc<watch::Sender<BTreeMap<TrustDomain, Unlisted>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Keeping {
+    unlisted: Arc<watch::Sender<BTreeMap<TrustDomain, Unlisted>>>,
+    questions: Arc<Semaphore>,
+}
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -78,22 +84,36 @@ pub(crate) fn look<'a>(
     let assisted = relationships.into_iter().filter(|one| one.mode == Mode::Assisted);
     let unlisted = assisted.map(|one| &one.trust_domain).filter(|name| !spire.contains_key(*name));
     for trust_domain in shared.keeping.due(&unlisted.cloned().collect::<Vec<_>>(), Instant::now()) {
-        let (keeping, api) = (shared.keeping.clone(), api.clone());
-        tokio::spawn(async move {
-            let refreshed = api.refresh_bundle(&trust_domain).await;
-            keeping.asked(&trust_domain, &refreshed, Instant::now());
-        });
+        tokio::spawn(shared.keeping.clone().ask(api.clone(), trust_domain));
+    }
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { unlisted: Arc::default(), questions: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 }
 
 impl Keeping {
+    /// Waits for its turn, and only then for the answer.
+    async fn ask(self, api: ServerApi, trust_domain: TrustDomain) {
+        // Cannot fail: nobody closes it.
+        let Ok(_turn) = self.questions.acquire().await else { return };
+        // Listed meanwhile, or not declared any more.
+        if !self.unlisted.borrow().contains_key(&trust_domain) {
+            return;
+        }
+        let refreshed = api.refresh_bundle(&trust_domain).await;
+        self.asked(&trust_domain, &refreshed, Instant::now());
+    }
+
     pub(crate) fn subscribe(&self) -> watch::Receiver<BTreeMap<TrustDomain, Unlisted>> {
-        self.0.subscribe()
+        self.unlisted.subscribe()
     }
 
     /// Why nothing keeps the bundle of this trust domain, for people.
     pub(crate) fn trouble(&self, trust_domain: &TrustDomain) -> Option<String> {
-        match &self.0.borrow().get(trust_domain)?.keeper {
+        match &self.unlisted.borrow().get(trust_domain)?.keeper {
             Keeper::Nobody => Some(nobody_keeps(trust_domain)),
             Keeper::Spire => None,
             Keeper::Unknown { error } => {
@@ -108,7 +128,7 @@ impl Keeping {
     /// Takes those that are not listed now; returns those that SPIRE is to be asked about, and counts them as asked.
     fn due(&self, unlisted: &[TrustDomain], now: Instant) -> Vec<TrustDomain> {
         let mut due = Vec::new();
-        self.0.send_if_modified(|known| {
+        self.unlisted.send_if_modified(|known| {
             let before = known.len();
             known.retain(|name, one| {
                 let stays = unlisted.contains(name);
@@ -140,7 +160,7 @@ impl Keeping {
         now: Instant,
     ) {
         let keeper = Keeper::of(refreshed);
-        self.0.send_if_modified(|known| {
+        self.unlisted.send_if_modified(|known| {
             let Some(one) = known.get_mut(trust_domain) else { return false };
             let was_kept = one.keeper == Keeper::Spire;
             // What SPIRE has said is worth more than a call that failed.
@@ -159,7 +179,7 @@ impl Keeping {
     /// The same for what was asked here, which is asked again some time.
     fn asked(&self, trust_domain: &TrustDomain, refreshed: &Result<(), ApiError>, now: Instant) {
         self.answered(trust_domain, refreshed, now);
-        self.0.send_if_modified(|known| {
+        self.unlisted.send_if_modified(|known| {
             if let Some(one) = known.get_mut(trust_domain) {
                 one.end(now);
             }
@@ -277,7 +297,11 @@ mod tests {
             assert_eq!(told.is_some(), trouble.is_some(), "{answer:?}: {told:?}");
             assert!(told.unwrap_or_default().contains(trouble.unwrap_or_default()), "{answer:?}");
         }
-        assert_eq!(keeping.due(&[name()], now + STANDING), [], "what others ask is no answer to our question");
+        assert_eq!(
+            keeping.due(&[name()], now + STANDING),
+            [],
+            "what others ask is no answer to our question"
+        );
     }
 
     #[test]

@@ -227,10 +227,12 @@ async fn a_restarting_server_is_waited_for_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn while_one_offer_is_in_work_the_newest_of_the_others_wins() {
-    let federated = Federated::new(&block(FOREIGN, "mode = \"assisted\"")).await;
-    federated.spire.store.open().hanging.insert(FOREIGN.into());
+    let assisted = block(FOREIGN, "mode = \"assisted\"");
+    let hanging = [FOREIGN.into()];
+    let federated = Federated::with_store(&assisted, |store| store.open().hanging.extend(hanging)).await;
     federated.endpoint.offer(FOREIGN, Some(link::Bundle::from(&federated.bundle(1)))).await;
-    until("the refresh hangs", || !federated.spire.store.open().refreshes.is_empty()).await;
+    // One to learn who keeps the bundle, and that of the offer.
+    until("both refreshes hang", || federated.spire.store.open().refreshes_open == 2).await;
     federated.configure(&block(FOREIGN, "")).await;
     let mut last = 0;
     for sequence_number in 2..30 {

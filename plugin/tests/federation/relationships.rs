@@ -118,6 +118,27 @@ async fn a_hanging_refresh_delays_nobody_else() {
     assert!(told.keeping_trouble.contains("SPIRE has not said yet"), "silence is no answer: {told:?}");
 }
 
+#[tokio::test]
+async fn spire_is_asked_who_keeps_many_bundles_by_a_few_calls_at_a_time() {
+    let names: Vec<_> = (0..12).map(|number| format!("td{number:02}.test")).collect();
+    let blocks: String = names.iter().map(|name| block(name, "mode = \"assisted\"")).collect();
+    let federated =
+        Federated::with_store(&blocks, |store| store.open().hanging.extend(names.iter().cloned())).await;
+    let store = &federated.spire.store;
+    until("questions hang", || store.open().refreshes_open >= 4).await;
+    // The look that asked has ended; so whatever it asks at once is there by the end of another one.
+    let looks = store.open().page_tokens.len();
+    federated.configure(&blocks).await;
+    until("two more looks", || store.open().page_tokens.len() >= looks + 2).await;
+    assert_eq!(store.open().refreshes_open_at_most, 4);
+    assert_eq!(store.open().refreshes.len(), 4, "the rest waits, and not for an answer");
+    store.open().hanging.clear();
+    for name in &names {
+        federated.endpoint.wait_held(name, |held| held.keeping_trouble.contains("nothing keeps")).await;
+    }
+    assert_eq!(store.open().refreshes_open_at_most, 4);
+}
+
 fn link_to_api(bundle: &Bundle) -> types::Bundle {
     types::Bundle::from(bundle)
 }

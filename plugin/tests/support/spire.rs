@@ -57,6 +57,9 @@ pub struct State {
     pub set_forgets: bool,
     pub sets: Vec<Bundle>,
     pub refreshes: Vec<String>,
+    /// Refreshes that are not answered yet, and the most of them that there were.
+    pub refreshes_open: usize,
+    pub refreshes_open_at_most: usize,
     pub deletes: Vec<(Vec<String>, i32)>,
     pub page_tokens: Vec<String>,
     /// Answers that the real server writes to its log at error level.
@@ -109,6 +112,25 @@ impl Store {
         if let Some(refreshed) = refreshed {
             state.refreshed.insert(trust_domain.into(), Bundle::from(refreshed));
         }
+    }
+}
+
+/// A call that was not answered yet; it may be given up, too.
+struct OpenRefresh(Store);
+
+impl OpenRefresh {
+    fn new(store: &Store, trust_domain: &str) -> Self {
+        let mut state = store.open();
+        state.refreshes.push(trust_domain.into());
+        state.refreshes_open += 1;
+        state.refreshes_open_at_most = state.refreshes_open_at_most.max(state.refreshes_open);
+        Self(store.clone())
+    }
+}
+
+impl Drop for OpenRefresh {
+    fn drop(&mut self) {
+        self.0.open().refreshes_open -= 1;
     }
 }
 
@@ -292,7 +314,7 @@ impl TrustDomainService for Store {
 
     async fn refresh_bundle(&self, request: Request<RefreshBundleRequest>) -> Result<Response<()>, Status> {
         let name = request.into_inner().trust_domain;
-        self.open().refreshes.push(name.clone());
+        let _open = OpenRefresh::new(self, &name);
         while self.open().hanging.contains(&name) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
