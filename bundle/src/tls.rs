@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use rustls::client::Resumption;
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -146,7 +146,7 @@ impl ResolvesServerCert for CertificateSlot {
     }
 }
 
-impl rustls::client::ResolvesClientCert for CertificateSlot {
+impl ResolvesClientCert for CertificateSlot {
     fn resolve(
         &self,
         _root_hint_subjects: &[&[u8]],
@@ -175,14 +175,14 @@ pub fn client_config(
     identity: Option<Arc<CertificateSlot>>,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, rustls::Error> {
-    client_of_versions(rustls::DEFAULT_VERSIONS, verifier, identity, alpn)
+    client_of_versions(rustls::DEFAULT_VERSIONS, verifier, identity.map(|slot| slot as _), alpn)
 }
 
-/// The other end of [`mutual_server_config`]: verifies the server's X509-SVID and presents its own, under TLS 1.3 only, which
-/// hides both from who listens in. SNI off; `alpn` as given.
+/// The other end of [`mutual_server_config`]: verifies the server's X509-SVID and presents what `identity` gives, under TLS 1.3
+/// only, which hides both from who listens in. SNI off; `alpn` as given.
 pub fn mutual_client_config(
     verifier: Arc<SvidVerifier>,
-    identity: Arc<CertificateSlot>,
+    identity: Arc<dyn ResolvesClientCert>,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, rustls::Error> {
     client_of_versions(&[&rustls::version::TLS13], verifier, Some(identity), alpn)
@@ -191,7 +191,7 @@ pub fn mutual_client_config(
 fn client_of_versions(
     versions: &[&'static rustls::SupportedProtocolVersion],
     verifier: Arc<SvidVerifier>,
-    identity: Option<Arc<CertificateSlot>>,
+    identity: Option<Arc<dyn ResolvesClientCert>>,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider())
@@ -199,7 +199,7 @@ fn client_of_versions(
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
-        Some(slot) => builder.with_client_cert_resolver(slot),
+        Some(identity) => builder.with_client_cert_resolver(identity),
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();

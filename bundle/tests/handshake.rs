@@ -4,15 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use entente_bundle::testing::{SvidBuilder, TestAuthority, TestSvid};
 use entente_bundle::tls::{self, CertificateSlot, SvidVerifier};
 use entente_bundle::{Authorizer, Bundle, BundleSet, SpiffeId, SvidError};
 use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, ConnectionCommon, Error, HandshakeKind, NamedGroup,
-    ProtocolVersion, ServerConfig, ServerConnection, SideData,
+    ProtocolVersion, ServerConfig, ServerConnection, SideData, SignatureScheme,
 };
 use rustls_pki_types::ServerName;
 
@@ -306,6 +308,34 @@ fn neither_end_of_a_mutual_handshake_speaks_an_older_tls() {
 
     let (client, _) = shake(&side.mutual_client(), &side.server()).succeeded();
     assert_eq!(client.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+}
+
+/// Has nothing to show, and remembers that somebody asked.
+#[derive(Debug, Default)]
+struct ShowsNothing {
+    was_asked: AtomicBool,
+}
+
+impl ResolvesClientCert for ShowsNothing {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.was_asked.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_mutual_client_asks_its_resolver_what_to_show_and_shows_nothing_else() {
+    let a = TestAuthority::new("a.test");
+    let side = Side::new(&a.svid("/web").build(), &[&a]);
+    let resolver = Arc::new(ShowsNothing::default());
+    let client = tls::mutual_client_config(side.verifier(), resolver.clone(), &[b"h2"]).unwrap();
+    let outcome = shake(&Arc::new(client), &side.server());
+    assert!(resolver.was_asked.load(Ordering::Relaxed));
+    assert!(matches!(outcome.server.unwrap_err(), Error::NoCertificatesPresented));
 }
 
 #[test]

@@ -109,9 +109,8 @@ async fn secure(shared: &Shared, address: SocketAddr, spiffe_id: &SpiffeId) -> R
     let trusted = OwnAuthorities(shared.own_bundle.subscribe());
     let resolver = Arc::new(Shown::new(shown.certified_key()));
     let verifier = SvidVerifier::new(Arc::new(trusted), Authorizer::exact(spiffe_id.clone()));
-    let mut tls = mutual_client_config(verifier, Arc::default(), &[b"h2"])
+    let tls = mutual_client_config(verifier, resolver.clone(), &[b"h2"])
         .map_err(|error| LinkError::Handshake(io::Error::other(error)))?;
-    tls.client_auth_cert_resolver = Arc::clone(&resolver) as _;
     let handshake = TlsConnector::from(Arc::new(tls)).connect(ServerName::from(address.ip()), tcp);
     let stream = timeout(DIAL, handshake).await.map_err(|_| LinkError::TimedOut { after: DIAL })?;
     let stream = stream.map_err(|error| handshake_failed(error, spiffe_id))?;
