@@ -231,9 +231,7 @@ impl LinkConfig {
             Some(id) if id.trust_domain() != trust_domain => {
                 Err(format!("[link] spiffe_id {id} is not of trust domain {trust_domain}"))
             }
-            Some(id) if id.path().is_empty() || id.is_reserved() => {
-                Err(format!("[link] spiffe_id {id} is no workload's"))
-            }
+            Some(id) if id.is_reserved() => Err(format!("[link] spiffe_id {id} is no workload's")),
             _ => Ok(()),
         }
     }
@@ -324,7 +322,7 @@ fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomai
 
 fn spiffe_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SpiffeId>, D::Error> {
     let id = String::deserialize(deserializer)?;
-    SpiffeId::new(&id).map(Some).map_err(serde::de::Error::custom)
+    SpiffeId::with_path(&id).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -58,6 +58,12 @@ pub enum IdError {
         /// The path, shortened.
         path: String,
     },
+    /// A trust domain where the ID of somebody in it was wanted.
+    #[error("expected a SPIFFE ID with a path, found {}", .trust_domain.id_string())]
+    NoPath {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+    },
     /// No trust domain at all.
     #[error("trust domain name is empty")]
     NoTrustDomain,
@@ -137,6 +143,12 @@ impl SpiffeId {
         let trust_domain = TrustDomain::new(name)?;
         check_path(path)?;
         Ok(Self { trust_domain, path: path.to_owned() })
+    }
+
+    /// The same for the ID of somebody who is to prove it. X509-SVID 5.2: a leaf without a path is never verified, so nobody could.
+    pub fn with_path(uri: &str) -> Result<Self, IdError> {
+        let id = Self::new(uri)?;
+        if id.path.is_empty() { Err(IdError::NoPath { trust_domain: id.trust_domain }) } else { Ok(id) }
     }
 
     /// The trust domain this ID is a member of.
@@ -262,6 +274,16 @@ mod tests {
         assert_eq!(refusal("spiffe://a.test/web?x=1"), IdError::BadPathCharacter { found: '?' });
         assert_eq!(refusal("spiffe://a.test/web#x"), IdError::BadPathCharacter { found: '#' });
         assert_eq!(refusal("spiffe://a.test?x"), IdError::BadTrustDomainCharacter { found: '?' });
+    }
+
+    #[test]
+    fn who_is_to_prove_an_id_needs_one_with_a_path() {
+        let trust_domain = TrustDomain::new("a.test").unwrap();
+        let refused = SpiffeId::with_path("spiffe://a.test").unwrap_err();
+        assert_eq!(refused.to_string(), "expected a SPIFFE ID with a path, found spiffe://a.test");
+        assert_eq!(refused, IdError::NoPath { trust_domain });
+        assert_eq!(SpiffeId::with_path("spiffe://a.test/"), Err(IdError::TrailingSlash));
+        assert_eq!(SpiffeId::with_path("spiffe://a.test/x").unwrap().path(), "/x");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use entente_bounds::read_file;
 use entente_bundle::document::{self, DocumentLimits};
-use entente_bundle::{Bundle, BundleSet, SpiffeId, TrustDomain, X509Authority};
+use entente_bundle::{Bundle, BundleSet, IdError, SpiffeId, TrustDomain, X509Authority};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -97,16 +97,15 @@ fn profile(args: &FetchArgs) -> Result<(EndpointProfile, BundleSet), Ended> {
             if args.ca_file.is_some() {
                 return Err(misused("--ca-file is for --profile https_web"));
             }
-            let endpoint_spiffe_id =
-                SpiffeId::new(id).map_err(|error| misused(format!("--endpoint-spiffe-id: {error}")))?;
-            // No leaf with such an ID is verified here (X509 2), so no endpoint can prove itself with it.
-            if endpoint_spiffe_id.path().is_empty() {
-                return Err(misused(format!(
-                    "--endpoint-spiffe-id: {endpoint_spiffe_id} is a trust domain; the endpoint has an ID below it, \
-                     such as {}",
-                    endpoint_spiffe_id.trust_domain().spire_server_id()
-                )));
-            }
+            let endpoint_spiffe_id = SpiffeId::with_path(id).map_err(|error| {
+                let hint = match &error {
+                    IdError::NoPath { trust_domain } => {
+                        format!("; such as {}", trust_domain.spire_server_id())
+                    }
+                    _ => String::new(),
+                };
+                misused(format!("--endpoint-spiffe-id: {error}{hint}"))
+            })?;
             let bundle = bundle_from(file, endpoint_spiffe_id.trust_domain())?;
             Ok((EndpointProfile::HttpsSpiffe { endpoint_spiffe_id }, BundleSet::from_iter([bundle])))
         }

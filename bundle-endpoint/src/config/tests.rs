@@ -90,11 +90,14 @@ fn each_way_of_linking_takes_only_its_own_keys() {
     assert!(Config::parse(&mutual.replace("[link]\n", &own)).is_ok());
     let uids = refused(&mutual.replace("[link]\n", "[link]\nallowed_uids = [0]\n"));
     assert!(uids.contains("spiffe://cluster1.org/spire/server"), "{uids}");
-    for wrong in
-        ["spiffe://cluster2.org/x", "spiffe://cluster1.org", "spiffe://cluster1.org/spire/server", "nothing"]
-    {
+    for (wrong, expected) in [
+        ("spiffe://cluster2.org/x", "is not of trust domain cluster1.org"),
+        ("spiffe://cluster1.org", "expected a SPIFFE ID with a path"),
+        ("spiffe://cluster1.org/spire/server", "is no workload's"),
+        ("nothing", "starts with spiffe://"),
+    ] {
         let message = refused(&mutual.replace("[link]\n", &id(wrong)));
-        assert!(message.contains("spiffe"), "{message}");
+        assert!(message.contains(expected), "{message}");
     }
 }
 

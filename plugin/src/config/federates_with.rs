@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use entente_bundle::TrustDomain;
 use entente_bundle::text::without_userinfo;
-use entente_bundle::{SpiffeId, TrustDomain};
 use http::Uri;
 
 use super::Mistakes;
@@ -184,24 +184,13 @@ fn read_https_spiffe(path: &str, object: &Object, mistakes: &mut Mistakes) -> Op
     let block = Block::new(path, object, &["endpoint_spiffe_id"], mistakes);
     let before = mistakes.0.len();
     let key = block.key("endpoint_spiffe_id");
-    let Some(text) = block.string("endpoint_spiffe_id", mistakes) else {
+    let Some(endpoint_spiffe_id) = block.spiffe_id("endpoint_spiffe_id", mistakes) else {
         if mistakes.0.len() == before {
             mistakes.add(key, "missing; expected the SPIFFE ID that the endpoint shows, such as \"spiffe://cluster2.org/spire/server\"");
         }
         return None;
     };
-    match SpiffeId::new(text) {
-        // X509-SVID 5.2: a leaf without a path cannot be verified, so it can never be the endpoint.
-        Ok(id) if id.path().is_empty() => {
-            mistakes.add(key, format!("expected a SPIFFE ID with a path, found {text:?}"));
-            None
-        }
-        Ok(endpoint_spiffe_id) => Some(EndpointProfile::HttpsSpiffe { endpoint_spiffe_id }),
-        Err(error) => {
-            mistakes.add(key, format!("expected a SPIFFE ID, found {text:?}: {error}"));
-            None
-        }
-    }
+    Some(EndpointProfile::HttpsSpiffe { endpoint_spiffe_id })
 }
 
 fn read_https_web(path: &str, object: &Object, mistakes: &mut Mistakes) -> Option<EndpointProfile> {

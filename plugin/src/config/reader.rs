@@ -1,5 +1,7 @@
 //! Typed access to a block: kinds, repeats, unknown keys with a suggestion.
 
+use entente_bundle::{IdError, SpiffeId};
+
 use super::Mistakes;
 use crate::hcl::{Item, Object, Value};
 
@@ -36,6 +38,18 @@ impl<'a> Block<'a> {
             Value::String(text) => Some(text),
             other => self.wrong_kind(key, "a string in double quotes", other, mistakes),
         }
+    }
+
+    /// The ID of somebody who is to prove it.
+    pub(super) fn spiffe_id(&self, key: &str, mistakes: &mut Mistakes) -> Option<SpiffeId> {
+        let text = self.string(key, mistakes)?;
+        let wrong = match SpiffeId::with_path(text) {
+            Ok(id) => return Some(id),
+            Err(error @ IdError::NoPath { .. }) => error.to_string(),
+            Err(error) => format!("expected a SPIFFE ID, found {text:?}: {error}"),
+        };
+        mistakes.add(self.key(key), wrong);
+        None
     }
 
     pub(super) fn boolean(&self, key: &str, mistakes: &mut Mistakes) -> Option<bool> {
