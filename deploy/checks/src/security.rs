@@ -78,7 +78,9 @@ fn administration(cluster: &Cluster, mistakes: &mut Vec<String>) {
     for policy in policies {
         for rule in list(&policy.value, "/spec/ingress") {
             let ports = list(rule, "/ports");
-            let is_admin = |port: &Value| *port == "admin" || port.to_string() == admin;
+            let is_admin = |port: &Value| {
+                *port == "admin" || port.as_u64().is_some_and(|port| admin == port.to_string())
+            };
             if ports.is_empty() || ports.iter().any(|one| is_admin(at(one, "/port"))) {
                 mistakes.push(format!("{}: it opens the port admin of the bundle endpoint", policy.title()));
             }
