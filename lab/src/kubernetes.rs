@@ -202,7 +202,7 @@ async fn go(
         mesh.lay_out(&deploy)?;
     }
     timeline.story_begins();
-    timeline.step(1, "two clusters of one node each");
+    timeline.step(1, walk::FIRST_STEP);
     let clusters = start(stock, state, &tars, timeline).await?;
     let walked = match options.bare {
         true => Ok(()),

@@ -83,14 +83,20 @@ impl Cluster {
     pub(super) fn memory(&self) -> String {
         memory::of_group(&self.group)
     }
-    /// SIGKILL for one of the node's programs, which PID 1 starts again.
+    /// SIGKILL for one of the node's programs. Returns when PID 1 has started it again.
     pub(super) async fn kill(&self, program: &str) -> anyhow::Result<()> {
+        self.running(program)?.kill().await?;
+        eventually(&format!("{program} was started again"), READY, async || self.running(program))
+            .await
+            .map_err(|error| see(error, &self.folder.log(program)))
+            .map(drop)
+    }
+    fn running(&self, program: &str) -> anyhow::Result<Known> {
         let is_it = |pid: &u32| {
             process::executable(*pid).is_some_and(|path| path.file_name().is_some_and(|name| name == program))
         };
         let pid = cgroups::processes(&self.group).into_iter().find(is_it);
-        let known = pid.and_then(Known::of);
-        known.with_context(|| format!("{} has no {program}", self.place.node))?.kill().await
+        pid.and_then(Known::of).with_context(|| format!("{} has no {program}", self.place.node))
     }
     /// A shell's program in the LAN, or in the node's own network, with the operator's programs.
     pub(super) fn shell(&self, other: &Self, in_node: bool) -> Run {

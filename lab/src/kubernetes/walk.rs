@@ -4,6 +4,7 @@
 mod after;
 mod federation;
 mod mesh;
+mod rotation;
 mod single;
 
 use std::path::{Path, PathBuf};
@@ -21,8 +22,14 @@ use crate::timeline::Timeline;
 
 /// What an operator is willing to wait for something to come up on two busy cores.
 pub(super) const PATIENCE: Duration = Duration::from_secs(240);
+/// What was done before the walk begins.
+pub(super) const FIRST_STEP: &str = "two clusters of one node each";
 /// Lines of an answer on the terminal; the transcript has them all.
 const LINES: usize = 30;
+
+/// SPIRE's own command, in the server's container.
+pub(super) const SPIRE_SERVER: &str =
+    "kubectl exec -n spire -c spire-server deployment/spire-server -- /opt/spire/bin/spire-server";
 
 /// What both clusters share.
 pub(super) const SHARED: &str = "../script";
@@ -70,6 +77,7 @@ impl<'a> Walk<'a> {
     }
     /// All of it.
     pub(super) async fn go(&mut self) -> anyhow::Result<()> {
+        self.nodes().await?;
         single::walk(self).await?;
         federation::walk(self).await
     }
@@ -93,11 +101,28 @@ impl<'a> Walk<'a> {
         self.transcript.save(path, "The walkthrough, as it ran")
     }
 
+    /// The clusters as they were found.
+    async fn nodes(&mut self) -> anyhow::Result<()> {
+        self.transcript.step(self.number, FIRST_STEP);
+        for cluster in [&self.clusters.one, &self.clusters.two] {
+            let at = At { cluster, folder: "script" };
+            let answer = self.run(at, "kubectl get nodes -o wide").await?;
+            ensure(answer.contains(cluster.place.node), || {
+                format!("{} is not its node", cluster.place.node)
+            })?;
+        }
+        Ok(())
+    }
+
     fn step(&mut self, title: &str) {
         self.number += 1;
         self.place = ("", "");
         self.timeline.step(self.number, title);
         self.transcript.step(self.number, title);
+    }
+    fn held(&mut self, text: &str) {
+        self.timeline.held(text);
+        self.transcript.held(text);
     }
     fn held_after(&mut self, text: &str, since: Instant) {
         self.timeline.held_after(text, since.elapsed());
@@ -186,6 +211,11 @@ impl<'a> Walk<'a> {
         self.held_after(&format!("{}: {what} is there", cluster.place.cluster), start);
         Ok(())
     }
+}
+
+/// For `--since-time`: older lines prove nothing.
+pub(super) fn now() -> String {
+    humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }
 
 /// Every one of `needles` stands in the answer.

@@ -5,11 +5,10 @@ use std::time::Instant;
 use anyhow::Context;
 
 use super::super::Form;
-use super::{At, Walk, ready, shows};
+use super::rotation::Rotation;
+use super::single::{ANSWER, greeted};
+use super::{At, SPIRE_SERVER, Walk, now, ready, shows};
 use crate::checks::ensure;
-
-pub(super) const SERVER: &str =
-    "kubectl exec -n spire -c spire-server deployment/spire-server -- /opt/spire/bin/spire-server";
 
 pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     rotation(walk).await?;
@@ -18,20 +17,43 @@ pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     defederation(walk).await
 }
 
-/// A new authority of cluster1 is known in cluster2 before it signs anything.
+/// A new authority of cluster1 is known everywhere before it signs anything, and the old one is not believed any more at the end.
 async fn rotation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
-    walk.step("cluster1's authority is rotated, and cluster2 follows");
-    let one = At { cluster: &walk.clusters.one, folder: "script" };
-    let two = At { cluster: &walk.clusters.two, folder: "script" };
-    let prepared = walk.run(one, &format!("{SERVER} localauthority x509 prepare")).await?;
-    let authority = field(&prepared, "Authority ID").context("the answer names no authority")?;
-    let held = format!("{SERVER} bundle list -id spiffe://cluster1.org -format spiffe | grep -c x509-svid");
-    let followed = walk.until(two, &held, "cluster2 holds both authorities", |answer| {
-        ensure(answer.stdout.trim() == "2", || format!("it counts {:?}", answer.stdout.trim()))
+    walk.step("cluster1's authority is replaced, and cluster2 follows without a failed call");
+    let begin = now();
+    let rotation = Rotation::prepare(walk, "script").await?;
+    let advanced = format!("kubectl logs --since-time={begin} deployment/helloworld-client");
+    let known = walk.until(rotation.two, &advanced, "and so does its client", |answer| {
+        shows(answer, &["bundle advanced trust_domain=cluster1.org authorities=2"])
     });
-    followed.await?;
-    walk.run(one, &format!("{SERVER} localauthority x509 activate -authorityID {authority}")).await?;
-    calls_go_on(walk).await
+    known.await?;
+    rotation.activate(walk).await?;
+    let tainted = now();
+    rotation.taint(walk).await?;
+    let log = format!("kubectl logs --since-time={tainted} deployment/helloworld-server");
+    let renewed = walk.until(rotation.one, &log, "the server has an SVID of the new one", |answer| {
+        shows(answer, &["svid received"])
+    });
+    renewed.await?;
+    rotation.revoke(walk).await?;
+    calls_go_on(walk).await?;
+    both_well(walk).await?;
+    no_call_failed(walk, rotation.two, &begin).await?;
+    // It may have kept a connection from before.
+    walk.run(rotation.two, "kubectl rollout restart deployment/helloworld-client").await?;
+    walk.rolled_out(rotation.two.cluster, "default", "deployment/helloworld-client").await?;
+    greeted(walk, rotation.two).await
+}
+
+/// Since `begin`, every call of cluster2's client was answered.
+async fn no_call_failed(walk: &mut Walk<'_>, at: At<'_>, begin: &str) -> anyhow::Result<()> {
+    let log = format!("kubectl logs --since-time={begin} deployment/helloworld-client");
+    let calls = walk.run(at, &log).await?;
+    let failed = calls.lines().find(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    ensure(failed.is_none(), || format!("a call failed: {}", failed.unwrap_or_default()))?;
+    ensure(calls.contains(ANSWER), || "no call was answered at all".to_owned())?;
+    walk.held("not one of its calls has failed since");
+    Ok(())
 }
 
 async fn replica(walk: &mut Walk<'_>) -> anyhow::Result<()> {
@@ -44,6 +66,12 @@ async fn replica(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         ready(answer, "bundle-endpoint", "1/1", 2)
     });
     again.await?;
+    both_well(walk).await
+}
+
+/// Cluster1's replicas, by their own status.
+async fn both_well(walk: &mut Walk<'_>) -> anyhow::Result<()> {
+    let one = At { cluster: &walk.clusters.one, folder: "script" };
     let well = walk.until(one, "./status.sh", "both are linked and well", |answer| {
         ensure(answer.ok, || answer.complaint())
     });
@@ -58,9 +86,11 @@ async fn kubelet(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         one.cluster.place.node
     );
     let before = walk.run(one, &lease).await?;
+    let start = Instant::now();
     one.cluster.kill("kubelet").await?;
+    walk.held_after("it was started again", start);
     // Its next sign of life: the node stays Ready for a while whatever happens to it.
-    let renewed = walk.until(one, &lease, "it was started again and renews its lease", |answer| {
+    let renewed = walk.until(one, &lease, "and renews its lease", |answer| {
         ensure(answer.ok && answer.stdout != before, || "the lease is the old one".to_owned())
     });
     renewed.await?;
@@ -72,17 +102,10 @@ async fn kubelet(walk: &mut Walk<'_>) -> anyhow::Result<()> {
 
 async fn calls_go_on(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     let two = At { cluster: &walk.clusters.two, folder: "script" };
-    // Older answers prove nothing.
     let log = format!("kubectl logs --since-time={} deployment/helloworld-client", now());
-    let answered = walk.until(two, &log, "cluster2's client is still answered", |answer| {
-        shows(answer, &["This is Server Reply : Hello BoanLab Client."])
-    });
+    let answered =
+        walk.until(two, &log, "cluster2's client is still answered", |answer| shows(answer, &[ANSWER]));
     answered.await.map(drop)
-}
-
-/// For `--since-time`.
-pub(super) fn now() -> String {
-    humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }
 
 async fn defederation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
@@ -92,7 +115,7 @@ async fn defederation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     match walk.form {
         Form::Assisted => {
             walk.run(one, "kubectl delete -f cluster-federated-trust-domain.yaml").await?;
-            let deleted = format!("{SERVER} bundle delete -id spiffe://cluster2.org");
+            let deleted = format!("{SPIRE_SERVER} bundle delete -id spiffe://cluster2.org");
             // An entry that still federates keeps the bundle until the controller manager has been there.
             walk.until(one, &deleted, "its bundle is given up", |answer| {
                 ensure(answer.ok, || answer.complaint())
@@ -106,7 +129,7 @@ async fn defederation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         }
     }
     let other = walk.clusters.two.place.trust_domain;
-    let listed = format!("{SERVER} bundle list -format spiffe");
+    let listed = format!("{SPIRE_SERVER} bundle list -format spiffe");
     let at = At { folder: "script", ..one };
     let forgotten = walk.until(at, &listed, "cluster1 has forgotten cluster2", |answer| {
         ensure(answer.ok && !answer.text().contains(other), || format!("it still holds {other}"))
@@ -120,23 +143,4 @@ async fn defederation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         )
     });
     refused.await.map(drop)
-}
-
-/// `Name: value` in the answer of a command of SPIRE's.
-pub(super) fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
-    let line = answer.lines().find_map(|line| line.trim().strip_prefix(name))?;
-    Some(line.trim_start_matches([' ', ':']).trim())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_are_found_whatever_the_spacing() {
-        let answer = "Prepared X.509 authority:\n  Authority ID: abc\n  Expires at: never\n";
-        assert_eq!(field(answer, "Authority ID"), Some("abc"));
-        assert_eq!(field("Authority ID             : abc", "Authority ID"), Some("abc"));
-        assert_eq!(field(answer, "Colour"), None);
-    }
 }

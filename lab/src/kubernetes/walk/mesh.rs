@@ -1,9 +1,9 @@
 //! Two meshes on both clusters: the steps of deploy/istio/README.md, with Istio's own programs.
 
-use super::after::{SERVER, field, now};
 use super::federation::both;
+use super::rotation::{Rotation, counts};
 use super::single::greeted;
-use super::{At, MESH, Walk, ready, shows};
+use super::{At, MESH, Walk, now, ready, shows};
 use crate::checks::ensure;
 use crate::kubernetes::command::Answer;
 use crate::kubernetes::node::Cluster;
@@ -215,27 +215,21 @@ fn young(answer: &Answer, name: &str) -> anyhow::Result<()> {
 /// From the first step to the last: a new authority is known before it signs, and the old one is not believed any more at the end.
 async fn rotation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     walk.step("cluster1's authority is replaced, and cluster2's client goes on");
-    let (one, two) = (in_mesh(&walk.clusters.one), in_mesh(&walk.clusters.two));
     let begin = now();
-    let shown = walk.run(one, &format!("{SERVER} localauthority x509 show")).await?;
-    let old = named(&shown)?;
-    let prepared = walk.run(one, &format!("{SERVER} localauthority x509 prepare")).await?;
-    let new = named(&prepared)?;
-    authorities(walk, two, "2", "cluster2 holds both authorities").await?;
-    counts(walk, two, BELIEVED, "2", "and so does its client's proxy").await?;
-    walk.run(one, &format!("{SERVER} localauthority x509 activate -authorityID {new}")).await?;
+    let rotation = Rotation::prepare(walk, MESH).await?;
+    let (one, two) = (rotation.one, rotation.two);
+    counts(walk, two, BELIEVED, 2, "and so does its client's proxy").await?;
+    rotation.activate(walk).await?;
     let secrets_of_greeter = format!("{SECRETS}greeter");
     let before = walk.run(one, &secrets_of_greeter).await?;
-    walk.run(one, &format!("{SERVER} localauthority x509 taint -authorityID {old}")).await?;
+    rotation.taint(walk).await?;
     let renewed = walk.until(one, &secrets_of_greeter, "greeter's proxy has a new certificate", |answer| {
         let [before, after] = [&before, &answer.stdout].map(|table| serial(table));
         ensure(after.is_some() && before != after, || "it is the old one".to_owned())
     });
     renewed.await?;
-    walk.run(one, &format!("{SERVER} localauthority x509 revoke -authorityID {old}")).await?;
-    authorities(walk, two, "1", "cluster2 has forgotten the old one").await?;
+    rotation.revoke(walk).await?;
     let answer = across(one.cluster);
-    // Older answers prove nothing.
     let log = format!("kubectl logs -n mesh deployment/client -c client --since-time={}", now());
     walk.until(two, &log, "its client is still answered", |answered| shows(answered, &[&answer])).await?;
     let all = format!(
@@ -260,25 +254,8 @@ async fn new_connection(walk: &mut Walk<'_>, at: At<'_>, answer: &str) -> anyhow
     answered.await.map(drop)
 }
 
-fn named(answer: &str) -> anyhow::Result<&str> {
-    anyhow::Context::context(field(answer, "Authority ID"), "the answer names no authority")
-}
-
 fn serial(table: &str) -> Option<&str> {
     secrets(table).into_iter().find(|secret| secret.name == "default").map(|secret| secret.serial)
-}
-
-/// How many of cluster1's authorities the other server holds.
-async fn authorities(walk: &mut Walk<'_>, at: At<'_>, count: &str, what: &str) -> anyhow::Result<()> {
-    let held = format!("{SERVER} bundle list -id spiffe://cluster1.org -format spiffe | grep -c x509-svid");
-    counts(walk, at, &held, count, what).await
-}
-
-async fn counts(walk: &mut Walk<'_>, at: At<'_>, line: &str, count: &str, what: &str) -> anyhow::Result<()> {
-    let counted = walk.until(at, line, what, |answer| {
-        ensure(answer.stdout.trim() == count, || format!("it counts {:?}", answer.stdout.trim()))
-    });
-    counted.await.map(drop)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use super::{At, Walk, ready, shows};
 
+/// What the client prints of each answer.
+pub(super) const ANSWER: &str = "This is Server Reply : Hello BoanLab Client.";
 const CLIENT_OF_ONE: &str = "spiffe://cluster1.org/ns/default/sa/default/app/helloworld-client";
 const SERVER: &str = "spiffe://cluster1.org/ns/default/sa/default/app/helloworld-server";
 
@@ -102,14 +104,7 @@ pub(super) async fn greeted(walk: &mut Walk<'_>, at: At<'_>) -> anyhow::Result<(
     let answered = format!("Client gets Server's SPIFFEID : \"{SERVER}\"");
     let log = "kubectl logs deployment/helloworld-client";
     let greeting = walk.until(at, log, "the client is answered", |answer| {
-        shows(
-            answer,
-            &[
-                "Client starting up... 10.10.0.132:8123",
-                "This is Server Reply : Hello BoanLab Client.",
-                &answered,
-            ],
-        )
+        shows(answer, &["Client starting up... 10.10.0.132:8123", ANSWER, &answered])
     });
     greeting.await?;
     let asked = CLIENT_OF_ONE.replace("cluster1.org", at.cluster.place.trust_domain);
