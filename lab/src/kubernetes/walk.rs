@@ -231,6 +231,25 @@ pub(super) fn shows(answer: &Answer, needles: &[&str]) -> anyhow::Result<()> {
     }
 }
 
+/// Every one of `needles` stands in the same line of the answer.
+pub(super) fn in_one_line(answer: &Answer, needles: &[&str]) -> anyhow::Result<()> {
+    together(answer.text().lines(), "line", needles)
+}
+
+/// Every one of `needles` stands in the same part of the answer, between empty lines.
+pub(super) fn in_one_block(answer: &Answer, needles: &[&str]) -> anyhow::Result<()> {
+    together(answer.text().split("\n\n"), "block", needles)
+}
+
+fn together<'a>(
+    mut parts: impl Iterator<Item = &'a str>,
+    part: &str,
+    needles: &[&str],
+) -> anyhow::Result<()> {
+    let found = parts.any(|text| needles.iter().all(|needle| text.contains(needle)));
+    ensure(found, || format!("the answer has no {part} with all of {needles:?}"))
+}
+
 /// A pod whose name begins so is ready in all its containers.
 pub(super) fn ready(answer: &Answer, name: &str, containers: &str, count: usize) -> anyhow::Result<()> {
     let pods = answer.stdout.lines().filter(|line| line.starts_with(name));

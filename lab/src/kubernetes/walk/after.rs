@@ -6,8 +6,8 @@ use anyhow::Context;
 
 use super::super::Form;
 use super::rotation::Rotation;
-use super::single::{ANSWER, greeted};
-use super::{At, SPIRE_SERVER, Walk, now, ready, shows};
+use super::single::{ANSWER, greeted, started_again};
+use super::{At, NODE, SPIRE_SERVER, Walk, in_one_line, now, ready, shows};
 use crate::checks::ensure;
 
 pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
@@ -31,18 +31,17 @@ async fn rotation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     let tainted = now();
     rotation.taint(walk).await?;
     let log = format!("kubectl logs --since-time={tainted} deployment/helloworld-server");
-    let renewed = walk.until(rotation.one, &log, "the server has an SVID of the new one", |answer| {
-        shows(answer, &["svid received"])
-    });
+    let renewed = walk
+        .until(rotation.one, &log, "the server has another SVID", |answer| shows(answer, &["svid received"]));
     renewed.await?;
     rotation.revoke(walk).await?;
     calls_go_on(walk).await?;
     both_well(walk).await?;
     no_call_failed(walk, rotation.two, &begin).await?;
     // It may have kept a connection from before.
-    walk.run(rotation.two, "kubectl rollout restart deployment/helloworld-client").await?;
-    walk.rolled_out(rotation.two.cluster, "default", "deployment/helloworld-client").await?;
-    greeted(walk, rotation.two).await
+    let begin = now();
+    started_again(walk, rotation.two, "helloworld-client").await?;
+    greeted(walk, rotation.two, Some(&begin)).await
 }
 
 /// Since `begin`, every call of cluster2's client was answered.
@@ -61,12 +60,23 @@ async fn replica(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     let one = At { cluster: &walk.clusters.one, folder: "script" };
     let pods = walk.run(one, "kubectl get po -n spire -l app=bundle-endpoint -o name").await?;
     let pod = pods.lines().next().context("there is no replica")?;
-    walk.run(one, &format!("kubectl delete -n spire {pod}")).await?;
+    walk.run(one, &format!("kubectl delete --wait=false -n spire {pod}")).await?;
+    let address = one.cluster.place.bundle_endpoint;
+    let asked = format!("for i in {{1..50}}; do {}; sleep 0.1; done | sort | uniq -c", status_of(address));
+    let two = At { cluster: &walk.clusters.two, folder: NODE };
+    let answers = walk.run(two, &asked).await?;
+    ensure(answers.trim() == "50 200", || format!("not every caller of {address} was answered: {answers}"))?;
+    walk.held("the other one answers everybody");
     let again = walk.until(one, "kubectl get po -n spire", "two replicas are ready again", |answer| {
         ready(answer, "bundle-endpoint", "1/1", 2)
     });
     again.await?;
     both_well(walk).await
+}
+
+/// Each call is a connection of its own.
+fn status_of(address: &str) -> String {
+    format!("curl -sk -m 3 -o /dev/null -w '%{{http_code}}\\n' https://{address}:8443")
 }
 
 /// Cluster1's replicas, by their own status.
@@ -137,10 +147,8 @@ async fn defederation(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     forgotten.await?;
     let log = format!("kubectl logs --since-time={} deployment/helloworld-server", now());
     let refused = walk.until(at, &log, "cluster2's client is refused", |answer| {
-        shows(
-            answer,
-            &["client refused", "spiffe://cluster2.org/ns/default/sa/default/app/helloworld-client"],
-        )
+        let presented = format!("presented=spiffe://{other}/ns/default/sa/default/app/helloworld-client");
+        in_one_line(answer, &["client refused", &presented, "reason=\"no_bundle\""])
     });
     refused.await.map(drop)
 }

@@ -1,9 +1,10 @@
 //! Part 2: the second cluster, federated with the first.
 
 use super::super::Form;
+use super::super::command::Answer;
 use super::super::node::Cluster;
 use super::single::{greeted, metallb, spire};
-use super::{At, NODE, SHARED, Walk, ready, shows};
+use super::{At, NODE, SHARED, Walk, in_one_block, in_one_line, ready, shows};
 use crate::checks::ensure;
 
 pub(super) async fn walk(walk: &mut Walk<'_>) -> anyhow::Result<()> {
@@ -70,13 +71,10 @@ async fn confirm(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         let heading = format!("* {}", other.place.trust_domain);
         let headings =
             ["----------Bundle Show----------", "----------Bundle List----------", heading.as_str()];
-        let relationships = match walk.form {
-            Form::Managed => "Found 0 federation relationships",
-            Form::Assisted => "Found 1 federation relationship",
-        };
+        let form = walk.form;
         let shown = walk.until(at, "./spire-server.sh", &what, |answer| {
             shows(answer, &headings)?;
-            shows(answer, &[relationships])
+            relationships(answer, form, other)
         });
         shown.await?;
     }
@@ -90,6 +88,20 @@ async fn confirm(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         status.await?;
     }
     Ok(())
+}
+
+/// SPIRE itself keeps none in the managed form, and the walkthrough's in the assisted one.
+fn relationships(answer: &Answer, form: Form, other: &Cluster) -> anyhow::Result<()> {
+    let (domain, address) = (other.place.trust_domain, other.place.bundle_endpoint);
+    match form {
+        Form::Managed => shows(answer, &["Found 0 federation relationships"]),
+        Form::Assisted => {
+            shows(answer, &["Found 1 federation relationship"])?;
+            let url = format!(": https://{address}:8443");
+            let id = format!(": spiffe://{domain}/spire/server");
+            in_one_block(answer, &[&format!(": {domain}"), &url, ": https_spiffe", &id])
+        }
+    }
 }
 
 /// Asked from the other cluster's node, where the walkthrough asks.
@@ -113,18 +125,23 @@ async fn shared(walk: &mut Walk<'_>) -> anyhow::Result<()> {
     for (cluster, other) in both(walk) {
         let at = At { cluster, folder: "script" };
         let domain = other.place.trust_domain;
-        let (line, needle) = match walk.form {
+        let what = format!("{} fetches from {domain}", cluster.place.trust_domain);
+        match walk.form {
             Form::Managed => {
-                (format!("kubectl logs -n spire -l app=bundle-endpoint --tail=-1 | grep {domain}"), domain)
+                let log = format!("kubectl logs -n spire -l app=bundle-endpoint --tail=-1 | grep {domain}");
+                let url = format!("url=\"https://{}:8443/\"", other.place.bundle_endpoint);
+                let presented = format!("presented=\"spiffe://{domain}/spire/server\"");
+                let fetched = ["foreign bundle fetched", &url, &presented];
+                walk.until(at, &log, &what, |answer| in_one_line(answer, &fetched)).await?;
             }
             Form::Assisted => {
                 let wanted = "grep -E 'Federation relationship|Bundle refreshed'";
                 let server = "deployment/spire-server -c spire-server";
-                (format!("kubectl logs -n spire {server} | {wanted} | grep {domain}"), "Bundle refreshed")
+                let log = format!("kubectl logs -n spire {server} | {wanted} | grep {domain}");
+                let logged = ["Federation relationship created", "Bundle refreshed"];
+                walk.until(at, &log, &what, |answer| shows(answer, &logged)).await?;
             }
-        };
-        let what = format!("{} fetches from {domain}", cluster.place.trust_domain);
-        walk.until(at, &line, &what, |answer| shows(answer, &[needle])).await?;
+        }
     }
     Ok(())
 }
@@ -143,11 +160,11 @@ async fn client(walk: &mut Walk<'_>) -> anyhow::Result<()> {
             format!("spiffe://{}/ns/default/sa/default/app/helloworld-client", cluster.place.trust_domain);
         let what = format!("{}'s entries federate with {}", cluster.place.cluster, other.place.trust_domain);
         let entries = walk.until(at, "./show-entries.sh", &what, |answer| {
-            shows(answer, &[&id, "FederatesWith", other.place.trust_domain])
+            in_one_block(answer, &[&id, "FederatesWith", other.place.trust_domain])
         });
         entries.await?;
     }
-    greeted(walk, At { folder: "script", ..at }).await
+    greeted(walk, At { folder: "script", ..at }, None).await
 }
 
 /// The walkthrough's two tables of everything.

@@ -2,10 +2,9 @@
 
 use super::federation::both;
 use super::rotation::{Rotation, counts};
-use super::single::greeted;
+use super::single::{greeted, started_again};
 use super::{At, MESH, Walk, now, ready, shows};
 use crate::checks::ensure;
-use crate::kubernetes::command::Answer;
 use crate::kubernetes::node::Cluster;
 
 const BASE: &str =
@@ -194,22 +193,12 @@ async fn neighbours(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         shows(answer, &["istio-init istio-proxy anybody"])
     })
     .await?;
+    let begin = now();
     for name in ["helloworld-server", "helloworld-client"] {
-        walk.run(at, &format!("kubectl rollout restart deployment/{name}")).await?;
-        let pods = format!("kubectl get po -l app={name}");
-        let what = format!("{name} has started again, and has one container");
-        walk.until(at, &pods, &what, |answer| young(answer, name)).await?;
+        started_again(walk, at, name).await?;
     }
-    greeted(walk, at).await?;
+    greeted(walk, at, Some(&begin)).await?;
     walk.run(at, "kubectl label namespace default istio-injection-").await.map(drop)
-}
-
-/// One pod, with one container, which is seconds old.
-fn young(answer: &Answer, name: &str) -> anyhow::Result<()> {
-    ready(answer, name, "1/1", 1)?;
-    let pod = answer.stdout.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-    let age = pod.split_whitespace().last().unwrap_or_default();
-    ensure(!age.contains(['m', 'h', 'd']), || format!("it is {age} old"))
 }
 
 /// From the first step to the last: a new authority is known before it signs, and the old one is not believed any more at the end.

@@ -1,6 +1,8 @@
 //! Part 1: one cluster, its server and its client.
 
+use super::super::command::Answer;
 use super::{At, Walk, ready, shows};
+use crate::checks::ensure;
 
 /// What the client prints of each answer.
 pub(super) const ANSWER: &str = "This is Server Reply : Hello BoanLab Client.";
@@ -96,21 +98,39 @@ async fn client(walk: &mut Walk<'_>) -> anyhow::Result<()> {
         shows(answer, &[CLIENT_OF_ONE, SERVER, parent])
     });
     entries.await?;
-    greeted(walk, at).await
+    greeted(walk, at, None).await
 }
 
-/// The log of this cluster's client tells of an answer, and the log of the server who asked.
-pub(super) async fn greeted(walk: &mut Walk<'_>, at: At<'_>) -> anyhow::Result<()> {
+/// The log of this cluster's client tells of an answer, and the log of the server who asked. Where both were heard before, only
+/// what they say `since` then counts.
+pub(super) async fn greeted(walk: &mut Walk<'_>, at: At<'_>, since: Option<&str>) -> anyhow::Result<()> {
+    let logs = since.map_or("kubectl logs".to_owned(), |time| format!("kubectl logs --since-time={time}"));
     let answered = format!("Client gets Server's SPIFFEID : \"{SERVER}\"");
-    let log = "kubectl logs deployment/helloworld-client";
-    let greeting = walk.until(at, log, "the client is answered", |answer| {
+    let log = format!("{logs} deployment/helloworld-client");
+    let greeting = walk.until(at, &log, "the client is answered", |answer| {
         shows(answer, &["Client starting up... 10.10.0.132:8123", ANSWER, &answered])
     });
     greeting.await?;
     let asked = CLIENT_OF_ONE.replace("cluster1.org", at.cluster.place.trust_domain);
     let asked = format!("Server gets BoanLab Client's SPIFFEID : \"{asked}\"");
     let at = At { cluster: &walk.clusters.one, ..at };
-    let log = "kubectl logs deployment/helloworld-server";
-    let known = walk.until(at, log, "the server knows who asked", |answer| shows(answer, &[&asked]));
+    let log = format!("{logs} deployment/helloworld-server");
+    let known = walk.until(at, &log, "the server knows who asked", |answer| shows(answer, &[&asked]));
     known.await.map(drop)
+}
+
+/// A deployment in the namespace default has no other pod any more than one that started a moment ago.
+pub(super) async fn started_again(walk: &mut Walk<'_>, at: At<'_>, name: &str) -> anyhow::Result<()> {
+    walk.run(at, &format!("kubectl rollout restart deployment/{name}")).await?;
+    let pods = format!("kubectl get po -l app={name}");
+    let what = format!("{name} has started again");
+    walk.until(at, &pods, &what, |answer| young(answer, name)).await.map(drop)
+}
+
+/// One pod, with one container, which is seconds old.
+fn young(answer: &Answer, name: &str) -> anyhow::Result<()> {
+    ready(answer, name, "1/1", 1)?;
+    let pod = answer.stdout.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    let age = pod.split_whitespace().last().unwrap_or_default();
+    ensure(!age.contains(['m', 'h', 'd']), || format!("it is {age} old"))
 }
