@@ -164,11 +164,11 @@ impl Keeping {
             let Some(one) = known.get_mut(trust_domain) else { return false };
             let was_kept = one.keeper == Keeper::Spire;
             // What SPIRE has said is worth more than a call that failed.
-            if one.keeper == keeper || matches!(keeper, Keeper::Unknown { .. }) && was_kept {
+            if one.keeper == keeper || !keeper.is_known() && one.keeper.is_known() {
                 return false;
             }
             if was_kept {
-                one.ask_at = now + FIRST_RETRY;
+                (one.ask_at, one.wait) = (now + FIRST_RETRY, FIRST_RETRY);
             }
             keeper.tell(trust_domain);
             one.keeper = keeper;
@@ -221,6 +221,10 @@ impl Keeper {
             Err(error) if error.is_failed_fetch() => Self::Spire,
             Err(error) => Self::Unknown { error: Some(chain(error)) },
         }
+    }
+
+    fn is_known(&self) -> bool {
+        !matches!(self, Self::Unknown { .. })
     }
 
     fn tell(&self, trust_domain: &TrustDomain) {
@@ -281,11 +285,13 @@ mod tests {
         assert_eq!(keeping.due(&[name()], now + LONGEST_RETRY), [], "one question at a time");
         let fetch_failed = "failed to refresh bundle: failed to fetch federated bundle from endpoint";
         for (answer, trouble) in [
-            (failed(Code::NotFound), Some("no relationship in SPIRE names b.test: nothing keeps")),
             (failed(Code::PermissionDenied), Some("has not said yet")),
             (timeout(), Some("did not answer within 30s")),
             (failed_with(Code::Internal, "h2 protocol error"), Some("has not said yet")),
             (failed_with(Code::Unknown, fetch_failed), Some("has not said yet")),
+            (failed(Code::NotFound), Some("no relationship in SPIRE names b.test: nothing keeps")),
+            (timeout(), Some("no relationship in SPIRE names b.test: nothing keeps")),
+            (failed(Code::PermissionDenied), Some("nothing keeps")),
             (failed_with(Code::Internal, fetch_failed), None),
             (failed(Code::Unavailable), None),
             (timeout(), None),
@@ -319,6 +325,23 @@ mod tests {
         keeping.asked(&name(), &Ok(()), now);
         keeping.answered(&name(), &failed(Code::NotFound), now);
         assert_eq!(keeping.due(&[name()], now + FIRST_RETRY), [name()]);
+    }
+
+    #[test]
+    fn what_an_offer_learned_begins_the_waits_anew() {
+        let (keeping, start) = (Keeping::default(), Instant::now());
+        for second in 0..300 {
+            let now = start + Duration::from_secs(second);
+            if !keeping.due(&[name()], now).is_empty() {
+                keeping.asked(&name(), &failed(Code::NotFound), now);
+            }
+        }
+        let now = start + Duration::from_secs(300);
+        keeping.answered(&name(), &Ok(()), now);
+        keeping.answered(&name(), &failed(Code::NotFound), now);
+        assert_eq!(keeping.due(&[name()], now + FIRST_RETRY), [name()]);
+        keeping.asked(&name(), &failed(Code::NotFound), now + FIRST_RETRY);
+        assert_eq!(keeping.due(&[name()], now + FIRST_RETRY * 2), [name()]);
     }
 
     #[test]
