@@ -1,5 +1,7 @@
 //! What is in deploy/ holds.
 
+mod support;
+
 use entente_deploy_checks::{Deploy, folder, rendered};
 
 #[test]
@@ -10,12 +12,6 @@ fn nothing_is_wrong_with_any_manifest() {
 
 #[test]
 fn what_is_rendered_is_fresh() {
-    let Some(kubectl) = rendered::kubectl() else {
-        assert!(std::env::var_os("CI").is_none(), "CI needs kubectl to compare the rendered files");
-        println!(
-            "left out: no kubectl on the path or in the lab's cache, so the rendered files are not compared"
-        );
-        return;
-    };
+    let Some(kubectl) = support::kubectl("the rendered files are not compared") else { return };
     assert_eq!(rendered::stale(&folder(), &kubectl).expect("everything renders"), Vec::<String>::new());
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use entente_deploy_checks::rendered;
 
-use self::support::{DEPLOY, refused};
+use self::support::{DEPLOY, kubectl, refused};
 
 const ALL: &str = "cluster1/spire/spire-all.yaml";
 const STOCK: &str = "cluster1/spire/spire-all-stock.yaml";
@@ -306,10 +306,7 @@ fn names_that_istios_envoys_do_not_ask_the_agent_for() {
 
 #[test]
 fn a_rendered_file_that_is_stale() {
-    let Some(kubectl) = rendered::kubectl() else {
-        println!("left out: no kubectl on the path or in the lab's cache");
-        return;
-    };
+    let Some(kubectl) = kubectl("nobody looks whether a stale file is seen") else { return };
     let copy = copy();
     assert_eq!(rendered::stale(copy.path(), &kubectl).expect("everything renders"), Vec::<String>::new());
     let base = copy.path().join("base/client/helloworld-client.yaml");
@@ -325,10 +322,7 @@ fn a_rendered_file_that_is_stale() {
 
 #[test]
 fn older_kubelets_have_their_right_back_by_the_component() {
-    let Some(kubectl) = rendered::kubectl() else {
-        println!("left out: no kubectl on the path or in the lab's cache");
-        return;
-    };
+    let Some(kubectl) = kubectl("the component is not rendered") else { return };
     let copy = copy();
     let overlay = copy.path().join("cluster1/spire/common/kustomization.yaml");
     let text = fs::read_to_string(&overlay).expect("the overlay is readable");
