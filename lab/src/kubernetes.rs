@@ -54,7 +54,7 @@ pub struct Options {
     /// Leave both clusters running, federated and with their workloads, until Ctrl-C.
     #[arg(long)]
     pub up: bool,
-    /// With --up: nothing but the clusters themselves, with DNS and every image.
+    /// With --up: nothing but the clusters themselves, with DNS and every image but ours.
     #[arg(long, requires = "up")]
     pub bare: bool,
     /// Also deploy/istio: a mesh in each cluster, with Istio's own programs and a stock Envoy. It comes in place of what happens
