@@ -5,11 +5,13 @@
 //! put there once, grows old, and was confirmed by nobody. Only what SPIRE says counts; a call that gave no answer says nothing.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use entente_bundle::TrustDomain;
 use entente_bundle::causes::chain;
+use futures_util::FutureExt;
 use tokio::sync::{Semaphore, watch};
 use tonic::Code;
 use tracing::{error, info, warn};
@@ -40,12 +42,21 @@ pub(crate) struct Keeping {
 /// One of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Unlisted {
+    /// Another one each time that it is listed no more.
+    since: Arc<()>,
     keeper: Keeper,
     is_asking: bool,
     /// When SPIRE is asked next.
     ask_at: Instant,
     /// How long after the next answer that does not say that SPIRE keeps it.
     wait: Duration,
+}
+
+/// What SPIRE is to be asked about.
+#[derive(Debug)]
+struct Question {
+    trust_domain: TrustDomain,
+    since: Arc<()>,
 }
 
 /// Who keeps the bundle.
@@ -83,8 +94,10 @@ pub(crate) fn look<'a>(
 ) {
     let assisted = relationships.into_iter().filter(|one| one.mode == Mode::Assisted);
     let unlisted = assisted.map(|one| &one.trust_domain).filter(|name| !spire.contains_key(*name));
-    for trust_domain in shared.keeping.due(&unlisted.cloned().collect::<Vec<_>>(), Instant::now()) {
-        tokio::spawn(shared.keeping.clone().ask(api.clone(), trust_domain));
+    for question in shared.keeping.due(&unlisted.cloned().collect::<Vec<_>>(), Instant::now()) {
+        let (api, trust_domain) = (api.clone(), question.trust_domain.clone());
+        let refresh = async move { api.refresh_bundle(&trust_domain).await };
+        tokio::spawn(shared.keeping.clone().ask(question, refresh));
     }
 }
 
@@ -95,16 +108,26 @@ impl Default for Keeping {
 }
 
 impl Keeping {
-    /// Waits for its turn, and only then for the answer.
-    async fn ask(self, api: ServerApi, trust_domain: TrustDomain) {
+    /// Waits for its turn, and only then for the answer. However it ends, a panic too, there may be another question after it.
+    async fn ask(self, question: Question, refresh: impl Future<Output = Result<(), ApiError>>) {
+        let asked = AssertUnwindSafe(self.ask_in_turn(&question, refresh)).catch_unwind().await;
+        if asked.is_err() {
+            let trust_domain = &question.trust_domain;
+            error!(%trust_domain, "the question whether spire keeps the bundle panicked and is asked again");
+        }
+        self.end(&question, Instant::now());
+    }
+
+    async fn ask_in_turn(&self, question: &Question, refresh: impl Future<Output = Result<(), ApiError>>) {
         // Cannot fail: nobody closes it.
         let Ok(_turn) = self.questions.acquire().await else { return };
-        // Listed meanwhile, or not declared any more.
-        if !self.unlisted.borrow().contains_key(&trust_domain) {
-            return;
+        // Listed meanwhile, or not declared any more; where it came back, it came with a question of its own.
+        let is_wanted =
+            self.unlisted.borrow().get(&question.trust_domain).is_some_and(|one| question.is_about(one));
+        if is_wanted {
+            let refreshed = refresh.await;
+            self.answered(&question.trust_domain, &refreshed, Instant::now());
         }
-        let refreshed = api.refresh_bundle(&trust_domain).await;
-        self.asked(&trust_domain, &refreshed, Instant::now());
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<BTreeMap<TrustDomain, Unlisted>> {
@@ -126,7 +149,7 @@ impl Keeping {
     }
 
     /// Takes those that are not listed now; returns those that SPIRE is to be asked about, and counts them as asked.
-    fn due(&self, unlisted: &[TrustDomain], now: Instant) -> Vec<TrustDomain> {
+    fn due(&self, unlisted: &[TrustDomain], now: Instant) -> Vec<Question> {
         let mut due = Vec::new();
         self.unlisted.send_if_modified(|known| {
             let before = known.len();
@@ -144,7 +167,7 @@ impl Keeping {
                     Unlisted::new(now)
                 });
                 if one.begin(now) {
-                    due.push(name.clone());
+                    due.push(Question { trust_domain: name.clone(), since: Arc::clone(&one.since) });
                 }
             }
             is_changed
@@ -176,11 +199,12 @@ impl Keeping {
         });
     }
 
-    /// The same for what was asked here, which is asked again some time.
-    fn asked(&self, trust_domain: &TrustDomain, refreshed: &Result<(), ApiError>, now: Instant) {
-        self.answered(trust_domain, refreshed, now);
+    /// Whatever came of a question, the next one may be asked some time.
+    fn end(&self, question: &Question, now: Instant) {
         self.unlisted.send_if_modified(|known| {
-            if let Some(one) = known.get_mut(trust_domain) {
+            if let Some(one) = known.get_mut(&question.trust_domain)
+                && question.is_about(one)
+            {
                 one.end(now);
             }
             false
@@ -188,9 +212,16 @@ impl Keeping {
     }
 }
 
+impl Question {
+    fn is_about(&self, one: &Unlisted) -> bool {
+        Arc::ptr_eq(&self.since, &one.since)
+    }
+}
+
 impl Unlisted {
     fn new(now: Instant) -> Self {
-        Self { keeper: Keeper::Unknown { error: None }, is_asking: false, ask_at: now, wait: FIRST_RETRY }
+        let keeper = Keeper::Unknown { error: None };
+        Self { since: Arc::default(), keeper, is_asking: false, ask_at: now, wait: FIRST_RETRY }
     }
 
     /// True where SPIRE is to be asked.
@@ -263,26 +294,29 @@ mod tests {
         Err(ApiError::Timeout { call: "RefreshBundle", deadline: Duration::from_secs(30) })
     }
 
+    /// Asks what is due about the one name; true where there was something.
+    fn ask(keeping: &Keeping, answer: &Result<(), ApiError>, now: Instant) -> bool {
+        let due = keeping.due(&[name()], now);
+        for question in &due {
+            keeping.answered(&question.trust_domain, answer, now);
+            keeping.end(question, now);
+        }
+        !due.is_empty()
+    }
+
     /// Seconds at which SPIRE is asked, while `answer` is what it says.
     fn asked(answer: fn() -> Result<(), ApiError>, seconds: u64) -> Vec<u64> {
         let (keeping, start) = (Keeping::default(), Instant::now());
-        let mut asked = Vec::new();
-        for second in 0..seconds {
-            let now = start + Duration::from_secs(second);
-            if !keeping.due(&[name()], now).is_empty() {
-                asked.push(second);
-                keeping.asked(&name(), &answer(), now);
-            }
-        }
-        asked
+        let is_asked = |second: &u64| ask(&keeping, &answer(), start + Duration::from_secs(*second));
+        (0..seconds).filter(is_asked).collect()
     }
 
     #[test]
     fn until_spire_has_said_that_it_keeps_the_bundle_nobody_does() {
         let (keeping, now) = (Keeping::default(), Instant::now());
-        assert_eq!(keeping.due(&[name()], now), [name()]);
+        assert_eq!(keeping.due(&[name()], now).len(), 1);
         assert!(keeping.trouble(&name()).unwrap().contains("has not said yet"));
-        assert_eq!(keeping.due(&[name()], now + LONGEST_RETRY), [], "one question at a time");
+        assert!(keeping.due(&[name()], now + LONGEST_RETRY).is_empty(), "one question at a time");
         let fetch_failed = "failed to refresh bundle: failed to fetch federated bundle from endpoint";
         for (answer, trouble) in [
             (failed(Code::PermissionDenied), Some("has not said yet")),
@@ -303,11 +337,8 @@ mod tests {
             assert_eq!(told.is_some(), trouble.is_some(), "{answer:?}: {told:?}");
             assert!(told.unwrap_or_default().contains(trouble.unwrap_or_default()), "{answer:?}");
         }
-        assert_eq!(
-            keeping.due(&[name()], now + STANDING),
-            [],
-            "what others ask is no answer to our question"
-        );
+        let due = keeping.due(&[name()], now + STANDING);
+        assert!(due.is_empty(), "what others ask is no answer to our question");
     }
 
     #[test]
@@ -321,43 +352,64 @@ mod tests {
     #[test]
     fn what_spire_keeps_no_more_is_asked_about_as_often_as_at_first() {
         let (keeping, now) = (Keeping::default(), Instant::now());
-        keeping.due(&[name()], now);
-        keeping.asked(&name(), &Ok(()), now);
+        assert!(ask(&keeping, &Ok(()), now));
         keeping.answered(&name(), &failed(Code::NotFound), now);
-        assert_eq!(keeping.due(&[name()], now + FIRST_RETRY), [name()]);
+        assert!(ask(&keeping, &Ok(()), now + FIRST_RETRY));
     }
 
     #[test]
     fn what_an_offer_learned_begins_the_waits_anew() {
         let (keeping, start) = (Keeping::default(), Instant::now());
         for second in 0..300 {
-            let now = start + Duration::from_secs(second);
-            if !keeping.due(&[name()], now).is_empty() {
-                keeping.asked(&name(), &failed(Code::NotFound), now);
-            }
+            ask(&keeping, &failed(Code::NotFound), start + Duration::from_secs(second));
         }
         let now = start + Duration::from_secs(300);
         keeping.answered(&name(), &Ok(()), now);
         keeping.answered(&name(), &failed(Code::NotFound), now);
-        assert_eq!(keeping.due(&[name()], now + FIRST_RETRY), [name()]);
-        keeping.asked(&name(), &failed(Code::NotFound), now + FIRST_RETRY);
-        assert_eq!(keeping.due(&[name()], now + FIRST_RETRY * 2), [name()]);
+        assert!(ask(&keeping, &failed(Code::NotFound), now + FIRST_RETRY));
+        assert!(ask(&keeping, &failed(Code::NotFound), now + FIRST_RETRY * 2));
     }
 
     #[test]
     fn what_was_listed_meanwhile_is_asked_about_anew() {
         let (keeping, start) = (Keeping::default(), Instant::now());
-        keeping.due(&[name()], start);
-        keeping.asked(&name(), &Ok(()), start);
-        assert_eq!(keeping.due(&[], start), [], "listed now");
+        assert!(ask(&keeping, &Ok(()), start));
+        assert!(keeping.due(&[], start).is_empty(), "listed now");
         assert_eq!(keeping.trouble(&name()), None);
-        assert_eq!(keeping.due(&[name()], start), [name()], "and not any more");
+        assert!(ask(&keeping, &Ok(()), start), "and not any more");
     }
 
     #[test]
     fn an_answer_about_what_is_listed_or_not_declared_changes_nothing() {
         let (keeping, now) = (Keeping::default(), Instant::now());
-        keeping.asked(&name(), &failed(Code::NotFound), now);
+        keeping.answered(&name(), &failed(Code::NotFound), now);
+        assert_eq!(keeping.trouble(&name()), None);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_panicked_is_asked_again_after_a_while() {
+        let (keeping, now) = (Keeping::default(), Instant::now());
+        let question = keeping.due(&[name()], now).pop().unwrap();
+        keeping.clone().ask(question, async { panic!("for this test") }).await;
+        assert!(!ask(&keeping, &Ok(()), now), "not at once");
+        assert!(ask(&keeping, &Ok(()), now + STANDING));
+    }
+
+    #[tokio::test]
+    async fn a_question_that_waited_while_its_name_was_listed_is_not_asked_beside_the_next_one() {
+        let (keeping, now) = (Keeping::default(), Instant::now());
+        let older = keeping.due(&[name()], now).pop().unwrap();
+        keeping.due(&[], now);
+        let newer = keeping.due(&[name()], now).pop().unwrap();
+        let mut is_asked = false;
+        let refresh = async {
+            is_asked = true;
+            Ok(())
+        };
+        keeping.clone().ask(older, refresh).await;
+        assert!(!is_asked, "the newer one is");
+        assert!(keeping.due(&[name()], now + STANDING).is_empty(), "the newer one is not answered yet");
+        keeping.clone().ask(newer, async { Ok(()) }).await;
         assert_eq!(keeping.trouble(&name()), None);
     }
 }
