@@ -66,6 +66,8 @@ pub(crate) enum LineKind {
     Link,
     /// Messages that make no sense.
     Message,
+    /// Answers for the endpoint's name that cannot be followed.
+    Name,
     /// Offers for trust domains that somebody federates with.
     Offer,
     /// Addresses behind the endpoint's name come and go.
@@ -77,14 +79,22 @@ pub(crate) enum LineKind {
 }
 
 impl LineKind {
-    const ALL: [Self; 6] =
-        [Self::Link, Self::Message, Self::Offer, Self::Replica, Self::Signature, Self::StrangerOffer];
+    const ALL: [Self; 7] = [
+        Self::Link,
+        Self::Message,
+        Self::Name,
+        Self::Offer,
+        Self::Replica,
+        Self::Signature,
+        Self::StrangerOffer,
+    ];
 
     /// One word for the log.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Link => "link",
             Self::Message => "message",
+            Self::Name => "name",
             Self::Offer => "offer",
             Self::Replica => "replica",
             Self::Signature => "signature",

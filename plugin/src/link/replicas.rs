@@ -4,6 +4,7 @@
 //! nothing. Whoever answers for the name can at most lead us to an address: who is there, TLS finds out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,26 +71,7 @@ pub(super) async fn keep(
         Replicas { shared, federation, name, pace, failed: failed.clone(), links: BTreeMap::new() };
     let mut repeats = Repeats::default();
     loop {
-        let answer = resolver.resolve(name.host, name.port).await;
-        let trouble = match answer {
-            Ok(addresses) if !addresses.is_empty() => {
-                repeats.over("name");
-                replicas.update(addresses.into_iter().collect(), &mut repeats);
-                None
-            }
-            Ok(_) => Some("the name has no address".to_owned()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(error) = trouble
-            && repeats.is_new("name", &error)
-        {
-            warn!(
-                host = name.host,
-                error,
-                links = replicas.links.len(),
-                "endpoint's name cannot be resolved"
-            );
-        }
+        replicas.take(resolver.resolve(name.host, name.port).await, &mut repeats);
         tokio::time::sleep(pace.least).await;
         tokio::select! {
             () = tokio::time::sleep(pace.regular.saturating_sub(pace.least)) => {}
@@ -115,6 +97,21 @@ struct Replica {
 }
 
 impl Replicas<'_> {
+    fn take(&mut self, answer: io::Result<Vec<SocketAddr>>, repeats: &mut Repeats) {
+        let error = match answer {
+            Ok(addresses) if !addresses.is_empty() => {
+                repeats.over("name");
+                return self.update(addresses.into_iter().collect(), repeats);
+            }
+            Ok(_) => "the name has no address".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if self.may_tell(repeats, "name", &error) {
+            let (host, links) = (self.name.host, self.links.len());
+            warn!(host, error, links, "endpoint's name cannot be resolved");
+        }
+    }
+
     fn update(&mut self, found: BTreeSet<SocketAddr>, repeats: &mut Repeats) {
         let patience = self.pace.patience;
         let mut links = std::mem::take(&mut self.links);
@@ -131,10 +128,11 @@ impl Replicas<'_> {
                 continue;
             }
             if self.links.len() >= MAX_REPLICAS {
-                if repeats.is_new("count", &found.len().to_string()) {
+                let (host, found) = (self.name.host, found.len());
+                if self.may_tell(repeats, "count", &found.to_string()) {
                     warn!(
-                        host = self.name.host,
-                        found = found.len(),
+                        host,
+                        found,
                         most = MAX_REPLICAS,
                         "endpoint's name has more addresses than are linked"
                     );
@@ -145,6 +143,14 @@ impl Replicas<'_> {
             self.links.insert(*address, replica);
         }
         repeats.over("count");
+    }
+
+    /// True once for each case of a subject, and no more often than whoever answers for the name may have it. What is held back now
+    /// counts as not told, and so is told later.
+    fn may_tell(&self, repeats: &mut Repeats, subject: &str, case: &str) -> bool {
+        let is_news = !repeats.is_repeat(subject, case)
+            && self.shared.endpoint_lines.may_warn(self.name.host, LineKind::Name);
+        is_news && repeats.is_new(subject, case)
     }
 
     /// Whoever answers for the name must not fill the log with addresses: all of them together have one budget.

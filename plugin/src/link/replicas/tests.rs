@@ -161,8 +161,9 @@ async fn an_answer_that_fails_or_is_empty_ends_no_link_and_one_without_the_addre
     assert!(heard.iter().all(|message| !format!("{message:?}").contains("sequence_number: Some(3)")));
 }
 
-#[tokio::test]
-async fn an_answer_that_is_another_each_time_does_not_fill_the_log() {
+/// Has a name answer again and again, each time with another of these numbers of addresses where nobody is; counts the lines of
+/// each message that were written.
+fn lines_of_answers(numbers: [u8; 2], messages: &[&str]) -> Vec<usize> {
     let captured = Captured::start();
     let shared = Shared::new(Role::Publisher);
     let federation = Federation::new(shared.clone());
@@ -170,14 +171,26 @@ async fn an_answer_that_is_another_each_time_does_not_fill_the_log() {
     let name = Name { host: "x", port: 1, spiffe_id: &spiffe_id, trust_domain: &own };
     let (failed, links) = (Arc::new(Notify::new()), BTreeMap::new());
     let mut replicas = Replicas { shared: &shared, federation: &federation, name, pace: PACE, failed, links };
-    for number in 0..200 {
-        let address = SocketAddr::from(([127, 0, 0, number], 1));
-        replicas.update(BTreeSet::from([address]), &mut Repeats::default());
+    let mut repeats = Repeats::default();
+    for number in numbers.iter().cycle().take(400) {
+        let addresses = (0..*number).map(|last| SocketAddr::from(([127, 0, 0, last], 1)));
+        replicas.take(Ok(addresses.collect()), &mut repeats);
     }
-    let told = |message: &str| captured.at_level("info", message).len();
-    let (found, gone) = (told("endpoint found behind its name"), told("endpoint is gone from its name"));
-    assert!(found > 0 && gone > 0 && found + gone <= 31, "{found} and {gone}");
-    assert_eq!(replicas.links.len(), 1);
+    let lines = |message| ["info", "warn"].map(|level| captured.at_level(level, message).len()).iter().sum();
+    messages.iter().map(|message| lines(message)).collect()
+}
+
+#[tokio::test]
+async fn an_answer_that_is_another_each_time_does_not_fill_the_log() {
+    for (numbers, messages) in [
+        ([1, 2], &["endpoint found behind its name", "endpoint is gone from its name"][..]),
+        ([1, 0], &["endpoint's name cannot be resolved"]),
+        ([33, 34], &["endpoint's name has more addresses than are linked"]),
+    ] {
+        let lines = lines_of_answers(numbers, messages);
+        assert!(lines.iter().all(|lines| *lines > 0), "{messages:?}: {lines:?}");
+        assert!(lines.iter().sum::<usize>() <= 31, "{messages:?}: {lines:?}");
+    }
 }
 
 #[tokio::test]
