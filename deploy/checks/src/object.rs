@@ -82,9 +82,65 @@ pub(crate) fn tag(image: &str) -> &str {
     image.rsplit('/').next().and_then(|last| last.split_once(':')).map_or("", |(_, tag)| tag)
 }
 
+/// Whether a LabelSelector takes something with these `labels`, as the API server reads it: without a condition it takes
+/// everything. An operator that nobody knows excludes nothing.
+pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
+    let equal = at(selector, "/matchLabels").as_object().into_iter().flatten();
+    let mut expressions = list(selector, "/matchExpressions").iter();
+    equal.into_iter().all(|(key, value)| labels.get(key) == Some(value))
+        && expressions.all(|expression| satisfies(expression, labels))
+}
+
+fn satisfies(expression: &Value, labels: &Value) -> bool {
+    let label = labels.get(text(expression, "/key"));
+    let is_listed = label.is_some_and(|label| list(expression, "/values").contains(label));
+    match text(expression, "/operator") {
+        "In" => is_listed,
+        "NotIn" => !is_listed,
+        "Exists" => label.is_some(),
+        "DoesNotExist" => label.is_none(),
+        _ => true,
+    }
+}
+
 /// Whether `selector` (of labels) hits something with these `labels`. An empty selector hits nothing here: none of ours is.
 pub(crate) fn hits(selector: &Value, labels: &Value) -> bool {
     selector.as_object().is_some_and(|wanted| {
         !wanted.is_empty() && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn takes(selector: &Value) -> bool {
+        selects(selector, &json!({"app": "a", "tier": "front"}))
+    }
+
+    #[test]
+    fn a_selector_takes_what_satisfies_every_condition() {
+        for selector in [
+            json!({}),
+            json!(null),
+            json!({"matchLabels": {"app": "a"}}),
+            json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["b", "a"]}]}),
+            json!({"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["x"]}]}),
+            json!({"matchExpressions": [{"key": "app", "operator": "Exists"}]}),
+            json!({"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}),
+        ] {
+            assert!(takes(&selector), "{selector}");
+        }
+        for selector in [
+            json!({"matchLabels": {"app": "a", "tier": "back"}}),
+            json!({"matchLabels": {"app": "a"}, "matchExpressions": [{"key": "zone", "operator": "Exists"}]}),
+            json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["b"]}]}),
+            json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["a"]}]}),
+            json!({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}),
+        ] {
+            assert!(!takes(&selector), "{selector}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::object::{Object, at, containers, hits, list, text};
+use crate::object::{Object, at, containers, hits, list, selects, text};
 
 /// Made by hand or by a certificate manager: README.md of deploy/istio says how.
 const SECRETS_OF_OTHERS: [&str; 1] = ["bundle-endpoint-web"];
@@ -30,10 +30,9 @@ pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
     }
 }
 
-/// The pods of a namespace that a selector of labels hits.
-fn hit<'a>(cluster: &'a Cluster, namespace: &str, selector: &Value) -> Vec<&'a Value> {
-    let in_namespace = cluster.pods().filter(|(object, _)| object.namespace() == namespace);
-    in_namespace.map(|(_, pod)| pod).filter(|pod| hits(selector, at(pod, "/metadata/labels"))).collect()
+/// The pods of a namespace.
+fn pods_of<'a>(cluster: &'a Cluster, namespace: &'a str) -> impl Iterator<Item = &'a Value> {
+    cluster.pods().filter(move |(object, _)| object.namespace() == namespace).map(|(_, pod)| pod)
 }
 
 /// Whether a container of one of the pods has this port, by name or by number.
@@ -52,7 +51,8 @@ fn service(cluster: &Cluster, object: &Object, mistakes: &mut Vec<String>) {
             .push("externalTrafficPolicy is not Local: all callers would come from a node's address".into());
     }
     let selector = at(&object.value, "/spec/selector");
-    let pods = hit(cluster, object.namespace(), selector);
+    let pods = pods_of(cluster, object.namespace());
+    let pods: Vec<_> = pods.filter(|pod| hits(selector, at(pod, "/metadata/labels"))).collect();
     if pods.is_empty() {
         mistakes.push(format!("the selector {selector} hits no pod"));
         return;
@@ -66,21 +66,26 @@ fn service(cluster: &Cluster, object: &Object, mistakes: &mut Vec<String>) {
 }
 
 fn network_policy(cluster: &Cluster, object: &Object, mistakes: &mut Vec<String>) {
+    let selected = |selector: &Value| -> Vec<&Value> {
+        let pods = pods_of(cluster, object.namespace());
+        pods.filter(|pod| selects(selector, at(pod, "/metadata/labels"))).collect()
+    };
     let selector = at(&object.value, "/spec/podSelector");
-    let is_all = selector.as_object().is_some_and(serde_json::Map::is_empty);
-    let own = hit(cluster, object.namespace(), at(selector, "/matchLabels"));
-    if own.is_empty() && !is_all {
+    let own = selected(selector);
+    if own.is_empty() {
         mistakes.push(format!("the selector {selector} hits no pod"));
     }
     for (direction, peers) in [("ingress", "/from"), ("egress", "/to")] {
         for rule in list(&object.value, &format!("/spec/{direction}")) {
             let mut others = Vec::new();
+            // Pods of other namespaces are not ours to know, and networks have none.
             for peer in list(rule, peers).iter().filter(|peer| peer.get("namespaceSelector").is_none()) {
-                let labels = at(peer, "/podSelector/matchLabels");
-                others.extend(hit(cluster, object.namespace(), labels));
-                if others.is_empty() {
-                    mistakes.push(format!("{direction}: {labels} hits no pod"));
+                let Some(selector) = peer.get("podSelector") else { continue };
+                let pods = selected(selector);
+                if pods.is_empty() {
+                    mistakes.push(format!("{direction}: {selector} hits no pod"));
                 }
+                others.extend(pods);
             }
             let ports_of = if direction == "ingress" { &own } else { &others };
             for port in list(rule, "/ports").iter().map(|port| at(port, "/port")) {

@@ -1,9 +1,9 @@
 //! What pods may do on their node: Pod Security "restricted" for all but the agent, and what goes beyond it everywhere.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::object::{Object, at, containers, hits, list, tag, text, texts};
+use crate::object::{Object, at, containers, list, selects, tag, text, texts};
 use crate::settings;
 
 /// Volumes that "restricted" knows.
@@ -60,32 +60,45 @@ pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
     }
 }
 
-/// The endpoint's status is for nobody in the pod network: a policy keeps it, and no rule of any lets somebody to it.
+/// The endpoint's status is for nobody in the pod network: a policy of its own keeps it, and no rule of any lets somebody to it.
 fn administration(cluster: &Cluster, mistakes: &mut Vec<String>) {
-    let pod = cluster.pod("bundle-endpoint");
-    let admin = settings::port(cluster.container("bundle-endpoint", "bundle-endpoint"), "admin");
+    let (pod, container) =
+        (cluster.pod("bundle-endpoint"), cluster.container("bundle-endpoint", "bundle-endpoint"));
     if pod.is_null() {
         return;
     }
+    let labels = at(pod, "/metadata/labels");
     let of_it = |policy: &&Object| {
-        let selector = at(&policy.value, "/spec/podSelector/matchLabels");
-        policy.namespace() == "spire" && hits(selector, at(pod, "/metadata/labels"))
+        policy.namespace() == "spire" && selects(at(&policy.value, "/spec/podSelector"), labels)
     };
     let policies: Vec<&Object> = cluster.of_kind("NetworkPolicy").filter(of_it).collect();
-    if !policies.iter().any(|policy| texts(&policy.value, "/spec/policyTypes").contains(&"Ingress")) {
+    let is_for_all = |policy: &Object| at(&policy.value, "/spec/podSelector") == &json!({});
+    let keeps = |policy: &Object| texts(&policy.value, "/spec/policyTypes").contains(&"Ingress");
+    if !policies.iter().any(|policy| keeps(policy) && !is_for_all(policy)) {
         mistakes.push(format!("{}: no network policy of its own keeps the bundle endpoint", cluster.name));
     }
     for policy in policies {
-        for rule in list(&policy.value, "/spec/ingress") {
-            let ports = list(rule, "/ports");
-            let is_admin = |port: &Value| {
-                *port == "admin" || port.as_u64().is_some_and(|port| admin == port.to_string())
-            };
-            if ports.is_empty() || ports.iter().any(|one| is_admin(at(one, "/port"))) {
-                mistakes.push(format!("{}: it opens the port admin of the bundle endpoint", policy.title()));
-            }
+        let mut rules = list(&policy.value, "/spec/ingress").iter();
+        if rules.any(|rule| opens(rule, container, "admin")) {
+            mistakes.push(format!("{}: it opens the port admin of the bundle endpoint", policy.title()));
         }
     }
+}
+
+/// Whether a rule of ingress lets anybody to the port of this name. One that names no port lets to every port.
+fn opens(rule: &Value, container: &Value, name: &str) -> bool {
+    let number = settings::port(container, name).parse::<u64>().ok();
+    let is_it = |entry: &Value| match at(entry, "/port") {
+        Value::Null => true,
+        Value::String(port) => port == name || settings::port(container, port).parse().ok() == number,
+        port => {
+            let first = port.as_u64();
+            let last = at(entry, "/endPort").as_u64().or(first);
+            number >= first && number <= last
+        }
+    };
+    let ports = list(rule, "/ports");
+    ports.is_empty() || ports.iter().any(is_it)
 }
 
 /// The agent needs more than "restricted"; whoever else does is told, and written down.

@@ -147,10 +147,36 @@ fn a_status_that_the_pod_network_can_ask_for() {
     let link = "  ingress:\n  - ports:\n    - port: bundle\n";
     refused(ALL, link, &link.replace("bundle", "admin"), said);
     refused(ALL, link, &link.replace("bundle", "8080"), said);
+    refused(ALL, link, "  ingress:\n  - ports:\n    - protocol: TCP\n", said);
+    let port = "    - port: bundle\n      protocol: TCP\n  - from";
+    let range = "    - port: 8000\n      endPort: 9000\n      protocol: TCP\n  - from";
+    refused(ALL, port, range, said);
     let own = "  podSelector:\n    matchLabels:\n      app: bundle-endpoint\n  policyTypes";
     refused(ALL, own, &own.replace("bundle-endpoint", "spire-server"), "no network policy of its own keeps");
     let base = "base/bundle-endpoint/kustomization.yaml";
+    // What is said of all pods is said of the endpoint's too.
+    let deny = "name: default-deny\n  namespace: spire\nspec:\n";
+    let for_all = "podSelector: {}\n";
+    let for_it = "podSelector:\n    matchExpressions:\n    - key: app\n      operator: ";
+    let (admin, all) = ("  - ports:\n    - port: admin\n", "  - {}\n");
+    for (selector, rule) in [
+        (for_all, admin),
+        (for_all, all),
+        (&format!("{for_it}In\n      values: [bundle-endpoint, spire-agent]\n"), admin),
+        (&format!("{for_it}NotIn\n      values: [spire-server]\n"), all),
+    ] {
+        let open = format!("{deny}  ingress:\n{rule}  {selector}");
+        refused(ALL, &format!("{deny}  {for_all}"), &open, &format!("NetworkPolicy default-deny: {said}"));
+    }
     refused(base, "  - network-policy.yaml\n", "", "comes without its network policy");
+}
+
+#[test]
+fn a_policy_that_names_the_networks_of_the_peers_is_none_of_that() {
+    let link = "  ingress:\n  - ports:\n    - port: bundle\n";
+    let named = link.replace("- ports:", "- from:\n    - ipBlock:\n        cidr: 192.0.2.0/24\n    ports:");
+    let mistakes = DEPLOY.with(ALL, link, &named).expect("the copy is another").mistakes();
+    assert_eq!(mistakes, Vec::<String>::new());
 }
 
 #[test]
