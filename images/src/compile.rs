@@ -34,6 +34,53 @@ pub enum CompileError {
     },
 }
 
+/// A build of static programs that only has to be run: by [`compile`], or by whoever wants to end it before its end.
+#[derive(Debug)]
+pub struct StaticBuild {
+    /// Cargo's command line. Its progress goes to the terminal.
+    pub cargo: Command,
+    /// Where the programs lie afterwards.
+    pub programs: PathBuf,
+}
+
+impl StaticBuild {
+    /// Of the programs of these products. `created` is the time that they may show.
+    ///
+    /// # Errors
+    ///
+    /// What [`require_tools`] says, and paths that cannot be kept out of the programs.
+    pub fn of(
+        workspace: &Path,
+        target_dir: &Path,
+        products: &[&Product],
+        created: u64,
+    ) -> Result<Self, CompileError> {
+        let sysroot = require_tools(workspace)?;
+        let home = cargo_home().ok_or(CompileError::NoCargoHome)?;
+        let folders = [
+            (target_dir, "/target"),
+            (workspace, "/entente"),
+            (home.as_path(), "/cargo"),
+            (sysroot.as_path(), "/rust"),
+        ];
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(workspace).stdin(Stdio::null());
+        cargo.args(["build", "--release", "--locked", "--target", TARGET]);
+        cargo.arg("--target-dir").arg(target_dir);
+        for product in products {
+            cargo.args(["--package", product.package, "--bin", product.name]);
+        }
+        for name in foreign_settings(std::env::vars_os().map(|(name, _)| name)) {
+            cargo.env_remove(name);
+        }
+        cargo.env("SOURCE_DATE_EPOCH", created.to_string());
+        cargo.env("CARGO_INCREMENTAL", "0");
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&folders)?);
+        cargo.env(format!("CFLAGS_{}", TARGET.replace('-', "_")), c_flags(&folders)?);
+        Ok(Self { cargo, programs: target_dir.join(TARGET).join("release") })
+    }
+}
+
 /// Builds the programs of these products; they lie in the folder that is answered. `created` is the time that they may show.
 pub fn compile(
     workspace: &Path,
@@ -41,34 +88,12 @@ pub fn compile(
     products: &[&Product],
     created: u64,
 ) -> Result<PathBuf, CompileError> {
-    let sysroot = PathBuf::from(output("rustc", &["--print", "sysroot"], workspace)?.trim());
-    require_tools(workspace, &sysroot)?;
-    let home = cargo_home().ok_or(CompileError::NoCargoHome)?;
-    let folders = [
-        (target_dir, "/target"),
-        (workspace, "/entente"),
-        (home.as_path(), "/cargo"),
-        (sysroot.as_path(), "/rust"),
-    ];
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(workspace);
-    cargo.args(["build", "--release", "--locked", "--target", TARGET]).arg("--target-dir").arg(target_dir);
-    for product in products {
-        cargo.args(["--package", product.package, "--bin", product.name]);
-    }
-    for name in foreign_settings(std::env::vars_os().map(|(name, _)| name)) {
-        cargo.env_remove(name);
-    }
-    cargo.env("SOURCE_DATE_EPOCH", created.to_string());
-    cargo.env("CARGO_INCREMENTAL", "0");
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&folders)?);
-    cargo.env(format!("CFLAGS_{}", TARGET.replace('-', "_")), c_flags(&folders)?);
-    let run = |source| CargoError::Run { program: "cargo", source };
-    let status = cargo.stdin(Stdio::null()).status().map_err(run)?;
+    let StaticBuild { mut cargo, programs } = StaticBuild::of(workspace, target_dir, products, created)?;
+    let status = cargo.status().map_err(|source| CargoError::Run { program: "cargo", source })?;
     if !status.success() {
         return Err(CargoError::Failed { program: "cargo", arguments: "build".to_owned(), status }.into());
     }
-    Ok(target_dir.join(TARGET).join("release"))
+    Ok(programs)
 }
 
 // The last mapping that fits wins, so the outer folder comes first; of ours, the target folder may lie in the workspace.
@@ -110,17 +135,24 @@ fn foreign_settings(names: impl Iterator<Item = OsString>) -> Vec<OsString> {
     names.filter(foreign).collect()
 }
 
-fn require_tools(workspace: &Path, sysroot: &Path) -> Result<(), CompileError> {
+/// What a build needs beside cargo: a C compiler for musl, and Rust's target, which rustup is asked for where it is missing.
+/// Answers the folder of Rust's own libraries.
+///
+/// # Errors
+///
+/// Either is not here, or there is no Rust.
+pub fn require_tools(workspace: &Path) -> Result<PathBuf, CompileError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !std::env::split_paths(&path).any(|folder| folder.join("musl-gcc").is_file()) {
         return Err(CompileError::NoMuslCompiler);
     }
+    let sysroot = PathBuf::from(output("rustc", &["--print", "sysroot"], workspace)?.trim());
     if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
-        return Ok(());
+        return Ok(sysroot);
     }
     let status = Command::new("rustup").args(["target", "add", TARGET]).current_dir(workspace).status();
     match status {
-        Ok(status) if status.success() => Ok(()),
+        Ok(status) if status.success() => Ok(sysroot),
         _ => Err(CompileError::NoTarget),
     }
 }

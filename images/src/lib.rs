@@ -37,7 +37,7 @@ mod sbom;
 
 pub use blobs::Blobs;
 pub use cargo::{CargoError, TARGET};
-pub use compile::{CompileError, compile};
+pub use compile::{CompileError, StaticBuild, compile, require_tools};
 pub use digest::Digest;
 pub use elf::{Architecture, ElfError, Needs, require_static};
 pub use image::{Image, ImageSpec};

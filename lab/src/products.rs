@@ -123,31 +123,34 @@ impl<'a> CargoFolder<'a> {
     async fn build(&self, workspace: &Path, packages: &[&str]) -> anyhow::Result<()> {
         let mut arguments = vec!["build", "--bins"];
         arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
-        self.run_cargo(workspace, &arguments, Stdio::inherit()).await
+        self.cargo(workspace, &arguments, Stdio::inherit()).await
     }
 
     /// A test asks for what `cargo test --workspace` has just built, programs included: with other features than those, most
     /// dependencies would be compiled once more. What it prints is for the test harness to read.
     async fn build_with_tests(&self, workspace: &Path) -> anyhow::Result<()> {
-        self.run_cargo(workspace, &["test", "--no-run", "--workspace"], Stdio::null()).await
+        self.cargo(workspace, &["test", "--no-run", "--workspace"], Stdio::null()).await
     }
 
-    async fn run_cargo(&self, workspace: &Path, arguments: &[&str], stdout: Stdio) -> anyhow::Result<()> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(&cargo);
-        command.args(arguments).arg("--target-dir").arg(self.target_dir);
+    async fn cargo(&self, workspace: &Path, arguments: &[&str], stdout: Stdio) -> anyhow::Result<()> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(arguments).arg("--target-dir").arg(self.target_dir);
         if self.profile != "dev" {
-            command.args(["--profile", self.profile]);
+            cargo.args(["--profile", self.profile]);
         }
         if let Some(triple) = self.triple {
-            command.args(["--target", triple]);
+            cargo.args(["--target", triple]);
         }
-        command.current_dir(workspace).stdin(Stdio::null()).stdout(stdout);
-        let failed = || format!("cannot run {}", Path::new(&cargo).display());
-        let status = BuildGroup::start(&mut command).with_context(failed)?.child.wait().await;
-        let status = status.with_context(failed)?;
-        if status.success() { Ok(()) } else { bail!("the programs do not build ({status})") }
+        run_cargo(cargo.current_dir(workspace).stdin(Stdio::null()).stdout(stdout)).await
     }
+}
+
+/// Runs cargo to its end. When nobody waits for that any more it ends at once, compilers and all.
+pub(crate) async fn run_cargo(cargo: &mut Command) -> anyhow::Result<()> {
+    let failed = format!("cannot run {}", cargo.as_std().get_program().display());
+    let mut build = BuildGroup::start(cargo).with_context(|| failed.clone())?;
+    let status = build.child.wait().await.context(failed)?;
+    if status.success() { Ok(()) } else { bail!("the programs do not build ({status})") }
 }
 
 /// A hard link where both lie on one file system, else a copy.
@@ -166,7 +169,10 @@ pub(crate) fn put_aside(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::process;
 
     #[test]
     fn cargo_is_told_to_build_where_it_built_before() {
@@ -183,6 +189,34 @@ mod tests {
         };
         assert_eq!(CargoFolder::of(&crossed), Some(folder));
         assert_eq!(CargoFolder::of(Path::new("/usr/local/bin")), None);
+    }
+
+    // Of a build for two minutes or more: it holds the lock of the target folder.
+    #[tokio::test]
+    async fn cargo_ends_with_whoever_waits_for_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pid_file = folder.path().join("compiler");
+        let mut cargo = Command::new("sh");
+        cargo.args(["-c", "sleep 600 & echo $! > \"$0\"; wait"]).arg(&pid_file);
+        let compiler = async {
+            loop {
+                let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
+                match text.trim().parse::<u32>() {
+                    Ok(pid) => return pid,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let pid = tokio::select! {
+            built = run_cargo(&mut cargo) => panic!("it is not done: {built:?}"),
+            pid = compiler => pid,
+        };
+        let gone = async {
+            while process::is_running(pid) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the compiler ends");
     }
 
     #[test]

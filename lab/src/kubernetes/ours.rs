@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use entente_images::{CA_FILE, Digest, PRODUCTS, Product, Provenance, compile};
+use entente_images::{CA_FILE, Digest, PRODUCTS, Product, Provenance, StaticBuild};
 
 use super::command::Run;
 use super::images::pack;
 use crate::layout::write;
+use crate::products::run_cargo;
 
 const REGISTRY: &str = "localhost:10000";
 
@@ -37,12 +38,16 @@ fn digest_of(program: &Path) -> anyhow::Result<Digest> {
     Ok(Digest::of(&content))
 }
 
-/// Cargo's own progress goes to the terminal.
+/// Cargo's own progress goes to the terminal. It ends with the lab, since it holds the target folder's lock.
 async fn built(workspace: &Path, created: u64) -> anyhow::Result<PathBuf> {
     let (workspace, target) = (workspace.to_owned(), target_dir()?);
     let all = PRODUCTS.iter().collect::<Vec<&Product>>();
-    let built = tokio::task::spawn_blocking(move || compile(&workspace, &target, &all, created));
-    built.await?.context("our programs do not build")
+    // It may have rustup fetch something.
+    let build =
+        tokio::task::spawn_blocking(move || StaticBuild::of(&workspace, &target, &all, created)).await?;
+    let StaticBuild { cargo, programs } = build.context("our programs cannot be built")?;
+    run_cargo(&mut cargo.into()).await?;
+    Ok(programs)
 }
 
 /// The folder that this program was built in.
