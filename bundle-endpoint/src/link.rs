@@ -10,6 +10,7 @@ mod lines;
 mod mutual;
 mod offers;
 mod session;
+mod sight;
 mod signing;
 mod socket;
 mod spire;

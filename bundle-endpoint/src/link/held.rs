@@ -1,5 +1,5 @@
-//! What SPIRE Server holds, by trust domain, as the plugin told it: the newest word counts, from whichever link, and it stays
-//! when the plugin is away, for as long as a relationship needs it. Only troubles are each link's own, and merged by the hub.
+//! What SPIRE Server holds, by trust domain, as plugins told it and the hub merged it. It stays when they are away, for as long as a
+//! relationship needs it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};

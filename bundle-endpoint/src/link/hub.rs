@@ -2,9 +2,9 @@
 //!
 //! Several plugins may be linked (servers of one trust domain that share a datastore, or two plugins of one server). When a
 //! link ends, what it said stays in force until another link says something else: only its signatures are gone, and what it found
-//! wrong, which nobody else could take back.
+//! wrong, which nobody else could take back. About what SPIRE holds a link is believed as `sight` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -12,10 +12,10 @@ use entente_bundle::{Bundle, TrustDomain};
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::sight::{self, Sight, Word, Words};
 use super::signing::SignPlaces;
 use super::spire::{PendingRemovals, ServerApi, SpireState};
-use super::troubles::{TroubleTable, Troubles};
-use super::{Held, HeldTable, LinkPeer, OfferTable};
+use super::{Held, HeldTable, LinkPeer, OfferTable, Troubles};
 use crate::federation::relationship::FederationRelationship;
 use crate::identity::keyless::{Lenders, LentIdentity};
 use crate::metrics::Metrics;
@@ -66,14 +66,24 @@ struct LinkState {
     own_bundle: Option<(u64, Arc<Bundle>)>,
     relationships: Option<(u64, Arc<Relationships>)>,
     identity: Option<(u64, Arc<LentIdentity>)>,
+    held: Words,
+    sight: Sight,
     server_api: ServerApi,
     removals: PendingRemovals,
-    troubles: TroubleTable,
 }
 
 impl Links {
     fn troubles_of(&self, trust_domain: &TrustDomain) -> Troubles {
-        Troubles::merge(self.open.values().map(|link| (&link.info.peer, link.troubles.get(trust_domain))))
+        Troubles::merge(self.open.values().map(|link| {
+            let word = link.held.get(trust_domain);
+            (&link.info.peer, word.map(|word| &word.held.troubles))
+        }))
+    }
+
+    /// The clock's next time and the link that speaks; `None` for one that has ended.
+    fn speaks(&mut self, id: LinkId) -> Option<(u64, &mut LinkState)> {
+        self.clock += 1;
+        Some((self.clock, self.open.get_mut(&id)?))
     }
 }
 
@@ -128,9 +138,10 @@ impl Hub {
             own_bundle: None,
             relationships: None,
             identity: None,
+            held: Words::new(),
+            sight: Sight::default(),
             server_api: ServerApi::default(),
             removals: PendingRemovals::new(),
-            troubles: TroubleTable::new(),
         };
         links.open.insert(id, state);
         self.count(&links);
@@ -159,8 +170,15 @@ impl Hub {
     }
 
     pub(crate) fn take_relationships(&self, id: LinkId, relationships: Relationships) {
-        self.update(id, |state, now| state.relationships = Some((now, Arc::new(relationships))));
-        self.merge_relationships(&mut crate::lock(&self.links));
+        self.update(id, |state, now| {
+            // Of the others it says nothing any more.
+            let needed = needed(&relationships);
+            state.held.retain(|trust_domain, _| needed.contains(trust_domain));
+            state.relationships = Some((now, Arc::new(relationships)));
+        });
+        let mut links = crate::lock(&self.links);
+        self.merge_relationships(&mut links);
+        self.merge_troubles(&links);
     }
 
     /// `None` when the plugin lends nothing.
@@ -169,23 +187,28 @@ impl Hub {
         self.merge_identities(&crate::lock(&self.links));
     }
 
-    /// Whichever link speaks last is right, because linked servers share one datastore; but what it finds wrong is its own.
-    pub(crate) fn take_held(&self, id: LinkId, trust_domain: &TrustDomain, mut held: Held) -> bool {
+    /// True when that changes what is in force.
+    pub(crate) fn take_held(&self, id: LinkId, trust_domain: &TrustDomain, held: Held) -> bool {
         let mut links = crate::lock(&self.links);
-        let troubles = std::mem::take(&mut held.troubles);
-        if let Some(state) = links.open.get_mut(&id) {
-            state.troubles.remove(trust_domain);
-            if troubles != Troubles::default() {
-                state.troubles.insert(trust_domain.clone(), troubles);
-            }
-        }
-        held.troubles = links.troubles_of(trust_domain);
-        self.held.set(trust_domain, held)
+        let Some((time, state)) = links.speaks(id) else { return false };
+        state.held.insert(trust_domain.clone(), Word { time, held });
+        self.merge_held(&links, id, trust_domain)
     }
 
     /// What a plugin says about SPIRE's API; gone with its link, because nobody else can say when it is over.
     pub(crate) fn take_server_api(&self, id: LinkId, server_api: ServerApi) {
-        self.update(id, |state, _| state.server_api = server_api);
+        let mut links = crate::lock(&self.links);
+        let Some((now, state)) = links.speaks(id) else { return };
+        let before = state.sight;
+        state.sight = before.told(server_api.trouble.is_some(), now);
+        state.server_api = server_api;
+        // What it has said is worth more than it was. Trouble takes nothing back.
+        if state.sight > before {
+            let names: Vec<_> = state.held.keys().cloned().collect();
+            for trust_domain in &names {
+                self.merge_held(&links, id, trust_domain);
+            }
+        }
     }
 
     /// What is to leave SPIRE and has not; gone with the link for the same reason.
@@ -205,10 +228,7 @@ impl Hub {
     }
 
     fn update(&self, id: LinkId, change: impl FnOnce(&mut LinkState, u64)) {
-        let mut links = crate::lock(&self.links);
-        links.clock += 1;
-        let now = links.clock;
-        if let Some(state) = links.open.get_mut(&id) {
+        if let Some((now, state)) = crate::lock(&self.links).speaks(id) {
             change(state, now);
         }
     }
@@ -252,11 +272,10 @@ impl Hub {
         for (_, relationships) in known {
             union.extend(relationships.iter().map(|(name, value)| (name.clone(), Arc::clone(value))));
         }
-        let endpoints = union.values().filter_map(|one| one.profile.authenticating_domain());
-        let needed = union.keys().chain(endpoints).collect();
+        let needed = needed(&union);
         self.held.keep_only(&needed);
         for state in links.open.values_mut() {
-            state.troubles.retain(|trust_domain, _| needed.contains(trust_domain));
+            state.held.retain(|trust_domain, _| needed.contains(trust_domain));
         }
         self.relationships.send_if_modified(|current| {
             let news = **current != union;
@@ -265,6 +284,15 @@ impl Hub {
             }
             news
         });
+    }
+
+    // `by` has spoken, or is worth more than before: its word comes into force where no other one is worth more.
+    fn merge_held(&self, links: &Links, by: LinkId, trust_domain: &TrustDomain) -> bool {
+        let words = links.open.values().filter_map(|link| Some((link.sight, link.held.get(trust_domain)?)));
+        let own = links.open.get(&by).and_then(|link| link.held.get(trust_domain));
+        let Some((own, best)) = own.zip(sight::best(words)) else { return false };
+        let in_force = if own.time == best.time { own.held.clone() } else { self.held.current(trust_domain) };
+        self.held.set(trust_domain, Held { troubles: links.troubles_of(trust_domain), ..in_force })
     }
 
     fn merge_troubles(&self, links: &Links) {
@@ -278,6 +306,12 @@ impl Hub {
         let published = self.own_bundle.borrow().clone();
         self.lenders.replace(&newest_first, published.as_deref(), crate::time::unix_now());
     }
+}
+
+/// Whose bundles matter: the relationships' and those of their endpoints.
+fn needed(relationships: &Relationships) -> BTreeSet<&TrustDomain> {
+    let endpoints = relationships.values().filter_map(|one| one.profile.authenticating_domain());
+    relationships.keys().chain(endpoints).collect()
 }
 
 #[cfg(test)]

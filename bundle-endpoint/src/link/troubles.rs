@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use entente_bundle::TrustDomain;
-
 use super::LinkPeer;
 
 /// In the words of one plugin, or of all together.
@@ -15,9 +13,6 @@ pub(crate) struct Troubles {
     /// Why nothing keeps the held bundle current and confirms it.
     pub(crate) keeping: Option<String>,
 }
-
-/// Those of one link; a trust domain where all is well is not among them.
-pub(super) type TroubleTable = BTreeMap<TrustDomain, Troubles>;
 
 impl Troubles {
     /// Puts the words of all links about one trust domain together.

@@ -1,3 +1,6 @@
+use entente_bundle::BundleSource;
+use entente_bundle::testing::TestAuthority;
+
 use super::*;
 use crate::federation::relationship::{EndpointProfile, Mode};
 use crate::link::LocalPeer;
@@ -140,4 +143,134 @@ fn what_one_of_two_links_finds_wrong_is_told_with_its_name_and_goes_with_it() {
     hub.close(well);
     assert_eq!(told(), (None, None));
     assert_eq!(hub.held.current(&domain("b.test")).bundle, bundle, "what is held stays");
+}
+
+/// A hub with links of plugins whose servers share a datastore and one relationship.
+struct Shared(Arc<Hub>);
+
+impl Shared {
+    fn new() -> Self {
+        Self(hub())
+    }
+
+    fn link(&self) -> LinkId {
+        let link = self.0.open(info());
+        self.0.take_relationships(link, relationships(&["b.test"]));
+        link
+    }
+
+    fn linked(&self, trouble: Option<&str>) -> LinkId {
+        let link = self.link();
+        self.api(link, trouble);
+        link
+    }
+
+    fn api(&self, link: LinkId, trouble: Option<&str>) {
+        let trouble = trouble.map(str::to_owned);
+        self.0.take_server_api(link, ServerApi { trouble, ..ServerApi::default() });
+    }
+
+    fn says(&self, link: LinkId, bundle: &Arc<Bundle>) {
+        self.says_all(link, Held { bundle: Some(Arc::clone(bundle)), ..Held::default() });
+    }
+
+    fn says_all(&self, link: LinkId, held: Held) {
+        self.0.take_held(link, &domain("b.test"), held);
+    }
+
+    fn held(&self) -> Option<Arc<Bundle>> {
+        self.0.held.current(&domain("b.test")).bundle
+    }
+
+    /// What the next handshake verifies with.
+    fn authenticating(&self) -> Option<Arc<Bundle>> {
+        self.0.held.bundle_for(&domain("b.test"))
+    }
+}
+
+fn of_b(sequence_number: u64) -> Arc<Bundle> {
+    Arc::new(TestAuthority::new("b.test").bundle_with(Some(sequence_number), None))
+}
+
+const ILL: Option<&str> = Some("connection refused");
+
+#[test]
+fn a_plugin_that_sees_nothing_of_spire_takes_back_nothing_that_another_one_told() {
+    let (all, old, new) = (Shared::new(), of_b(1), of_b(2));
+    let (ill, well) = (all.linked(None), all.linked(None));
+    all.says(ill, &old);
+    all.api(ill, ILL);
+    all.says(well, &new);
+    all.says(ill, &old);
+    assert_eq!(all.held(), Some(new.clone()));
+    let again = all.linked(ILL);
+    all.says(again, &old);
+    all.0.close(ill);
+    assert_eq!(all.held(), Some(new.clone()), "nor when it makes its link anew");
+    assert_eq!(all.authenticating(), Some(new));
+}
+
+#[test]
+fn a_plugin_that_says_only_later_that_it_sees_nothing_of_spire_takes_back_nothing_either() {
+    let (all, old, new) = (Shared::new(), of_b(1), of_b(2));
+    let well = all.linked(None);
+    all.says(well, &new);
+    // The order of earlier versions.
+    let ill = all.link();
+    all.says(ill, &old);
+    assert_eq!(all.held(), Some(new.clone()));
+    all.api(ill, ILL);
+    assert_eq!(all.held(), Some(new.clone()));
+    let newer = of_b(3);
+    let other = all.link();
+    all.says(other, &newer);
+    all.api(other, None);
+    assert_eq!(all.held(), Some(newer), "one that does see it is believed from then on");
+}
+
+#[test]
+fn where_no_plugin_sees_spire_the_one_that_saw_it_last_is_believed() {
+    let (all, old, new) = (Shared::new(), of_b(1), of_b(2));
+    let alone = all.linked(ILL);
+    all.says(alone, &old);
+    assert_eq!(all.held(), Some(old.clone()), "a memory is better than nothing");
+    let seeing = all.linked(None);
+    all.says(seeing, &new);
+    all.api(seeing, ILL);
+    assert_eq!(all.held(), Some(new.clone()), "trouble takes nothing back");
+    all.says(alone, &old);
+    assert_eq!(all.held(), Some(new.clone()));
+    all.0.close(seeing);
+    assert_eq!(all.held(), Some(new), "nor does the end of a link");
+    let last = of_b(3);
+    all.says(alone, &last);
+    assert_eq!(all.held(), Some(last));
+}
+
+#[test]
+fn a_plugin_that_sees_spire_again_is_believed_again() {
+    let (all, old, new) = (Shared::new(), of_b(1), of_b(2));
+    let (one, other) = (all.linked(ILL), all.linked(ILL));
+    all.says(one, &new);
+    all.says(other, &old);
+    assert_eq!(all.held(), Some(old.clone()), "who can tell");
+    all.api(one, None);
+    assert_eq!(all.held(), Some(new));
+    all.api(other, None);
+    all.says(other, &old);
+    assert_eq!(all.held(), Some(old));
+}
+
+#[test]
+fn a_plugin_that_has_the_relationship_no_more_speaks_of_it_no_more() {
+    let (all, old, new) = (Shared::new(), of_b(1), of_b(2));
+    let (ended, ill) = (all.linked(None), all.linked(ILL));
+    let troubles = Troubles { keeping: Some("unkept".into()), ..Troubles::default() };
+    all.says_all(ended, Held { bundle: Some(old.clone()), troubles, ..Held::default() });
+    all.says(ill, &new);
+    assert_eq!(all.held(), Some(old));
+    all.0.take_relationships(ended, Relationships::new());
+    assert_eq!(all.0.held.current(&domain("b.test")).troubles, Troubles::default());
+    all.says(ill, &new);
+    assert_eq!(all.held(), Some(new));
 }
