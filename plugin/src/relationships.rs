@@ -92,7 +92,7 @@ pub(crate) fn from_spire(
     let profile = match &message.bundle_endpoint_profile {
         Some(BundleEndpointProfile::HttpsSpiffe(profile)) => {
             let text = &profile.endpoint_spiffe_id;
-            let endpoint_spiffe_id = SpiffeId::new(text)
+            let endpoint_spiffe_id = SpiffeId::with_path(text)
                 .map_err(|source| SpireRelationshipError::EndpointSpiffeId { text: text.clone(), source })?;
             EndpointProfile::HttpsSpiffe { endpoint_spiffe_id }
         }
@@ -260,9 +260,16 @@ mod tests {
     #[test]
     fn a_relationship_of_spires_that_cannot_be_watched_is_refused() {
         assert_eq!(from_spire(&of_spire("a.test", None)), Err(SpireRelationshipError::Profile));
-        let profile = types::HttpsspiffeProfile { endpoint_spiffe_id: "https://a.test".into() };
-        let bad_id = of_spire("a.test", Some(BundleEndpointProfile::HttpsSpiffe(profile)));
-        assert!(matches!(from_spire(&bad_id), Err(SpireRelationshipError::EndpointSpiffeId { .. })));
+        // SPIRE takes an ID without a path, which no certificate that is verified can have.
+        for id in ["https://a.test", "spiffe://a.test"] {
+            let profile = types::HttpsspiffeProfile { endpoint_spiffe_id: id.into() };
+            let bad_id = of_spire("a.test", Some(BundleEndpointProfile::HttpsSpiffe(profile)));
+            let refused = from_spire(&bad_id);
+            assert!(
+                matches!(refused, Err(SpireRelationshipError::EndpointSpiffeId { .. })),
+                "{id}: {refused:?}"
+            );
+        }
         let mut bad_url =
             of_spire("a.test", Some(BundleEndpointProfile::HttpsWeb(types::HttpsWebProfile {})));
         bad_url.bundle_endpoint_url = "http://a.test".into();

@@ -8,6 +8,7 @@ use entente_proto::link::v1 as link;
 use entente_proto::link::v1::offer_outcome::Outcome;
 use entente_proto::link::v1::relationship::Mode;
 use entente_proto::spire::api::types;
+use entente_proto::spire::api::types::federation_relationship::BundleEndpointProfile;
 
 use super::{FOREIGN, Federated, block};
 use crate::support::until;
@@ -45,6 +46,25 @@ async fn a_relationship_of_spires_own_that_cannot_be_read_or_was_hidden_since_is
     federated.spire.store.open().relationships_hidden = true;
     federated.plugin.launched.logs.wait_for("spire server hides its federation relationships").await;
     assert_eq!(federated.offer(&federated.bundle(2)).await.0, Outcome::Failed);
+    assert!(federated.spire.store.open().sets.is_empty(), "never two writers");
+}
+
+#[tokio::test]
+async fn a_relationship_whose_endpoint_id_nobody_can_prove_is_named_and_still_spires_own() {
+    let federated = Federated::with_store(&block(FOREIGN, ""), |store| {
+        store.relate(FOREIGN, None);
+        let profile = types::HttpsspiffeProfile { endpoint_spiffe_id: format!("spiffe://{FOREIGN}") };
+        store.open().relationships.get_mut(FOREIGN).unwrap().bundle_endpoint_profile =
+            Some(BundleEndpointProfile::HttpsSpiffe(profile));
+    })
+    .await;
+    let all = federated.endpoint.wait_relationships(|all| !all.is_empty()).await;
+    assert_eq!(all[0].mode(), Mode::Assisted);
+    let line =
+        federated.plugin.launched.logs.wait_for("federation relationship of spire cannot be watched").await;
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("endpoint SPIFFE ID \"spiffe://foreign.test\""), "{error}");
+    assert_eq!(federated.offer(&federated.bundle(1)).await.0, Outcome::Failed);
     assert!(federated.spire.store.open().sets.is_empty(), "never two writers");
 }
 
