@@ -110,7 +110,7 @@ impl Deploy {
             for cluster in &clusters {
                 references::check(cluster, &mut mistakes);
                 security::check(cluster, &mut mistakes);
-                rbac::check(cluster, &mut mistakes);
+                rbac::check(self, cluster, &mut mistakes);
                 settings::check(cluster, &mut mistakes);
                 // Without a bundle endpoint there is nobody for its identity, which does no harm.
                 if form != Form::Stock {

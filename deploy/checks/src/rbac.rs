@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::deploy::Deploy;
 use crate::object::{Object, at, list, text, texts};
 
 const ALL: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
@@ -15,7 +16,9 @@ const READ: &[&str] = &["get", "list", "watch"];
 type Target = (&'static str, &'static str, &'static str);
 
 /// Account, namespace of the right (none: everywhere), what, and verbs.
-const TABLE: &[(&str, &str, &[Target], &[&str])] = &[
+type Row = (&'static str, &'static str, &'static [Target], &'static [&'static str]);
+
+const TABLE: &[Row] = &[
     // SPIRE Server: whose token is this, on which node, of which pod? And the bundle for agents that start.
     ("spire-server", "", &[("authentication.k8s.io", "tokenreviews", "")], &["create"]),
     ("spire-server", "", &[("", "nodes", "")], &["get"]),
@@ -76,9 +79,12 @@ const TABLE: &[(&str, &str, &[Target], &[&str])] = &[
     ("spire-agent", "", &[("", "nodes/pods", "")], &["get"]),
 ];
 
+/// What the component base/nodes-proxy gives besides, to whoever has kubelets that know no nodes/pods.
+const OLDER_KUBELETS: Row = ("spire-agent", "", &[("", "nodes/proxy", "")], &["get"]);
+
 /// Names each right that is missing, and each that is too much.
-pub(crate) fn check(cluster: &Cluster, mistakes: &mut Vec<String>) {
-    let (needed, granted) = (needed(), granted(cluster));
+pub(crate) fn check(deploy: &Deploy, cluster: &Cluster, mistakes: &mut Vec<String>) {
+    let (needed, granted) = (needed(has_older_kubelets(deploy, cluster)), granted(cluster));
     for right in needed.difference(&granted) {
         mistakes.push(format!("{}: RBAC lacks: {right}", cluster.name));
     }
@@ -94,9 +100,17 @@ fn right(account: &str, namespace: &str, (group, resource, name): (&str, &str, &
     format!("{account} may {verb} {resource}{group}{name} {place}")
 }
 
-fn needed() -> BTreeSet<String> {
+/// Whether the cluster's own kustomization names the component for them.
+fn has_older_kubelets(deploy: &Deploy, cluster: &Cluster) -> bool {
+    let overlay = format!("{}/spire/common/kustomization.yaml", cluster.name);
+    let mut objects = deploy.objects(&overlay).unwrap_or_default().iter();
+    objects.any(|overlay| texts(&overlay.value, "/components").contains(&"../../../base/nodes-proxy"))
+}
+
+fn needed(older_kubelets: bool) -> BTreeSet<String> {
     let mut rights = BTreeSet::new();
-    for (account, namespace, targets, verbs) in TABLE {
+    for (account, namespace, targets, verbs) in TABLE.iter().chain(older_kubelets.then_some(&OLDER_KUBELETS))
+    {
         for target in *targets {
             rights.extend(verbs.iter().map(|verb| right(account, namespace, *target, verb)));
         }

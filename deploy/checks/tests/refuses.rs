@@ -347,16 +347,25 @@ fn a_rendered_file_that_is_stale() {
 }
 
 #[test]
-fn older_kubelets_have_their_right_back_by_the_component() {
+fn older_kubelets_have_their_right_back_by_the_component_and_by_nothing_else() {
     let Some(kubectl) = kubectl("the component is not rendered") else { return };
     let copy = copy();
-    let overlay = copy.path().join("cluster1/spire/common/kustomization.yaml");
-    let text = fs::read_to_string(&overlay).expect("the overlay is readable");
-    write(&overlay, &format!("{text}components:\n  - ../../../base/nodes-proxy\n"));
-    let fresh = rendered::render(&copy.path().join("cluster1/spire/managed"), &kubectl).expect("it renders");
-    let mistakes = DEPLOY.with_text(ALL, &fresh).mistakes();
-    let right = "cluster1: RBAC gives more than is needed: spire-agent may get nodes/proxy everywhere";
-    assert_eq!(mistakes, [right]);
+    let overlay = "cluster1/spire/common/kustomization.yaml";
+    let text = format!("{}components:\n  - ../../../base/nodes-proxy\n", DEPLOY.text(overlay));
+    write(&copy.path().join(overlay), &text);
+    let mut deploy = DEPLOY.clone();
+    for form in ["managed", "assisted", "stock"] {
+        let fresh = rendered::render(&copy.path().join("cluster1/spire").join(form), &kubectl);
+        let file =
+            if form == "managed" { ALL.into() } else { format!("cluster1/spire/spire-all-{form}.yaml") };
+        deploy = deploy.with_text(&file, &fresh.expect("it renders"));
+    }
+    // Named nowhere, it is a right that somebody slipped in.
+    let more = "cluster1: RBAC gives more than is needed: spire-agent may get nodes/proxy everywhere";
+    assert_eq!(deploy.mistakes(), [more]);
+    assert_eq!(deploy.with_text(overlay, &text).mistakes(), Vec::<String>::new());
+    let lacks = "cluster1: RBAC lacks: spire-agent may get nodes/proxy everywhere";
+    assert_eq!(DEPLOY.with_text(overlay, &text).mistakes(), [lacks]);
 }
 
 fn copy() -> tempfile::TempDir {
