@@ -11,6 +11,7 @@ mod control_plane;
 mod diagnosis;
 mod files;
 mod images;
+mod kept_logs;
 mod machine;
 mod memory;
 mod mesh;
@@ -148,16 +149,47 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
         told = go(options, &stock, &mut state, &mut timeline) => told,
         interrupted = signals.received() => Err(interrupted),
     };
-    // Also after a failure: then there is something to look at.
-    if let (Ok((clusters, _)), true) = (&told, options.up) {
-        print(&guide(clusters, &state.folder(), &stock)?);
-        signals.received().await;
-        print("\nstopping");
+    // The log that it points at goes with everything else.
+    if let Err(error) = &told {
+        timeline.failed(error);
     }
+    // Also after a failed walk: then there is something to look at.
+    let stayed = match (&told, options.up) {
+        (Ok((clusters, _)), true) => stay_up(clusters, &state.folder(), &stock, &mut signals).await,
+        _ => Ok(()),
+    };
     // What runs ends here, in whatever state it was.
-    let (held, ended) = (told.and_then(|(_, walked)| walked), state.end().await);
+    let held = told.and_then(|(_, walked)| walked).and(stayed);
+    finish(held, state, &timeline).await
+}
+
+/// Until a signal comes.
+async fn stay_up(
+    clusters: &Clusters,
+    folder: &Path,
+    stock: &Stock,
+    signals: &mut StopSignals,
+) -> anyhow::Result<()> {
+    print(&guide(clusters, folder, stock)?);
+    signals.received().await;
+    print("\nstopping");
+    Ok(())
+}
+
+/// Takes everything away, but of a failure the logs, and says where those are. True when everything held.
+async fn finish(held: anyhow::Result<()>, state: State, timeline: &Timeline) -> anyhow::Result<bool> {
+    let kept = if held.is_ok() { Ok(None) } else { state.keep_logs() };
+    let ended = state.end().await;
     if let Err(error) = &held {
         timeline.summary(false, &reason_of(error));
+    }
+    match kept {
+        Ok(None) => {}
+        Ok(Some(folder)) => timeline.say(&format!(
+            "the logs of both clusters' programs and of their pods are in {}",
+            folder.display()
+        )),
+        Err(error) => timeline.say(&format!("no logs are kept: {}", reason_of(&error))),
     }
     ended.context("not everything could be taken away")?;
     Ok(held.is_ok())
@@ -303,4 +335,24 @@ exec nsenter --net={lan} "${{@:-bash}}"
          \n  {shell} curl 10.10.0.141:8443\
          \n\nCtrl-C ends both and takes everything away."
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_a_failed_run_the_logs_stay_and_nothing_else() {
+        for fails in [true, false] {
+            let root = tempfile::tempdir().expect("a folder");
+            let state = State::idle(root.path());
+            let (run, prefix) = (state.folder(), state.prefix().to_owned());
+            std::fs::create_dir_all(run.join("cluster1/log")).expect("a folder");
+            std::fs::write(run.join("cluster1/log/kubelet.log"), "why\n").expect("a write");
+            let held = if fails { Err(anyhow::anyhow!("cluster1-node is not ready")) } else { Ok(()) };
+            assert_eq!(finish(held, state, &Timeline::new()).await.expect("all is taken away"), !fails);
+            let kept = root.path().join(format!("failed-{prefix}/cluster1/log/kubelet.log"));
+            assert_eq!((kept.is_file(), run.exists()), (fails, false));
+        }
+    }
 }

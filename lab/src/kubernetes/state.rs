@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::cgroups;
+use super::kept_logs;
 use super::machine::Before;
 use super::network::Network;
 use crate::process;
@@ -118,7 +119,12 @@ impl State {
         crate::layout::write(&fresh, serde_json::to_vec_pretty(&self.record)?)?;
         std::fs::rename(&fresh, &path).with_context(|| format!("cannot write {}", path.display()))
     }
-    /// Takes everything away.
+    /// Puts the logs where [`State::end`] leaves them, in place of those of earlier failures. Answers where, if there are any yet.
+    pub(super) fn keep_logs(&self) -> anyhow::Result<Option<PathBuf>> {
+        let _lock = lock(&self.root)?;
+        kept_logs::keep(&self.root, &self.record.prefix)
+    }
+    /// Takes everything else away.
     pub(super) async fn end(self) -> anyhow::Result<()> {
         let _lock = lock(&self.root)?;
         remove(&self.root, &self.record).await
@@ -132,6 +138,11 @@ fn lock(root: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
+/// True for a name that [`State::begin`] may have made up.
+pub(super) fn is_prefix(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_hexdigit()))
+}
+
 /// Of all runs, dead or alive. A folder without a record is nobody's.
 fn records(root: &Path) -> anyhow::Result<Vec<Record>> {
     let entries = std::fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
@@ -142,11 +153,7 @@ fn records(root: &Path) -> anyhow::Result<Vec<Record>> {
         let record: Record = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not ours: remove it by hand", path.display()))?;
         // It becomes part of paths that are removed.
-        let plain = record
-            .prefix
-            .strip_prefix(PREFIX)
-            .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_hexdigit()));
-        if !plain || path.parent() != Some(root.join(&record.prefix).as_path()) {
+        if !is_prefix(&record.prefix) || path.parent() != Some(root.join(&record.prefix).as_path()) {
             bail!("{} names {:?}, which is no run of the lab", path.display(), record.prefix);
         }
         records.push(record);
@@ -187,6 +194,20 @@ fn in_order_of_removal(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = paths.with_context(|| format!("cannot read {}", folder.display()))?;
     paths.sort_by_key(|path| path.ends_with(RECORD));
     Ok(paths)
+}
+
+#[cfg(test)]
+impl State {
+    /// Of a run of this process that has made nothing but its folder.
+    pub(super) fn idle(root: &Path) -> Self {
+        let own = std::process::id();
+        let (prefix, lab) = (format!("{PREFIX}{own:x}"), Known::of(own).expect("this process"));
+        let record = Record { prefix, lab, nodes: Vec::new(), groups: Vec::new() };
+        let state = Self { root: root.to_owned(), record };
+        std::fs::create_dir(state.folder()).expect("a folder");
+        state.save().expect("a record");
+        state
+    }
 }
 
 #[cfg(test)]
