@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use rustls_pki_types::UnixTime;
 use sha2::{Digest, Sha256};
 
 use crate::{JwtAuthority, TrustDomain, X509Authority};
@@ -68,6 +69,11 @@ impl Bundle {
     /// No authority of any kind: every SVID of the trust domain is revoked (TDB 4.1.3).
     pub fn is_empty(&self) -> bool {
         self.x509_authorities.is_empty() && self.jwt_authorities.is_empty()
+    }
+
+    /// Some X.509 authority has not expired, so that there may be somebody whom this bundle verifies.
+    pub fn can_authenticate(&self, now: UnixTime) -> bool {
+        self.x509_authorities.iter().any(|authority| !authority.is_expired(now))
     }
 
     /// The same bundle with another refresh hint (the publisher's own setting).

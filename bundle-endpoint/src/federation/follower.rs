@@ -20,6 +20,7 @@ use super::remedy::{self, Against};
 use super::table::FetchFailure;
 use crate::link::Held;
 use crate::logging::chain;
+use crate::time::unix_now;
 
 /// A relationship and the bundle that authenticates its endpoint are two messages of the plugin; the first fetch waits so
 /// long for the second.
@@ -43,13 +44,13 @@ struct Authentication(Option<watch::Receiver<Held>>);
 impl Authentication {
     /// What there is now.
     fn now(&mut self) -> Option<Arc<Bundle>> {
-        self.0.as_mut()?.borrow_and_update().authenticating().cloned()
+        self.0.as_mut()?.borrow_and_update().authenticating(unix_now()).cloned()
     }
 
     /// When there is something; when it does not come, the fetch says what is missing.
     async fn await_first(&mut self) {
         if let Some(held) = &mut self.0 {
-            let first = held.wait_for(|held| held.authenticating().is_some());
+            let first = held.wait_for(|held| held.authenticating(unix_now()).is_some());
             let _ = timeout(AUTHENTICATION_PATIENCE, first).await;
         }
     }
@@ -57,7 +58,7 @@ impl Authentication {
     /// When there is something else than `used`.
     async fn other_than(&mut self, used: Option<&Arc<Bundle>>) {
         if let Some(held) = &mut self.0
-            && held.wait_for(|held| held.authenticating() != used).await.is_ok()
+            && held.wait_for(|held| held.authenticating(unix_now()) != used).await.is_ok()
         {
             return;
         }
@@ -97,7 +98,7 @@ impl Follower {
         let interval = policy.interval(hint, rand::random());
         let interval =
             if self.failures == 0 { interval } else { interval.min(policy.interval(None, rand::random())) };
-        let next = crate::time::unix_now().as_secs().saturating_add(interval.as_secs());
+        let next = unix_now().as_secs().saturating_add(interval.as_secs());
         table.update(&self.relationship.trust_domain, |state| state.next_fetch = Some(next));
         interval
     }
@@ -123,7 +124,7 @@ impl Follower {
             follow_redirects: self.relationship.follow_redirects,
         };
         let result = self.shared.fetch(&request).await;
-        let now = crate::time::unix_now().as_secs();
+        let now = unix_now().as_secs();
         match result {
             Ok(fetched) => {
                 self.succeeded(fetched, now);
@@ -214,7 +215,7 @@ impl Follower {
         if matches!(error, FetchError::NoAuthenticationBundle { .. }) {
             return remedy::nothing_held(hub.trust_domain(), domain, self.relationship.mode, &held);
         }
-        let against = Against::of(&held);
+        let against = Against::of(&held, unix_now());
         against
             .map(|against| remedy::told(error, Some(hub.trust_domain()), domain, against))
             .unwrap_or_default()

@@ -2,6 +2,7 @@
 //! too old to know the endpoint's authority.
 
 use entente_bundle::{SvidError, TrustDomain};
+use rustls_pki_types::UnixTime;
 
 use super::error::FetchError;
 use super::relationship::Mode;
@@ -22,9 +23,10 @@ pub(crate) enum Against<'a> {
 }
 
 impl<'a> Against<'a> {
-    /// As the plugin told it.
-    pub(crate) fn of(held: &'a Held) -> Option<Self> {
-        match (&held.authentication_bundle, &held.authentication_file, &held.bundle) {
+    /// As plugins told it.
+    pub(crate) fn of(held: &'a Held, now: UnixTime) -> Option<Self> {
+        let beside = held.authentication_bundle.as_ref().filter(|_| !held.is_usable(now));
+        match (beside, &held.authentication_file, &held.bundle) {
             (Some(_), Some(file), _) => Some(Self::File(file)),
             (Some(_), None, _) => Some(Self::LastUsable),
             (None, _, Some(bundle)) => Some(Self::Held { sequence_number: bundle.sequence_number() }),
@@ -112,14 +114,17 @@ mod tests {
         let held = Held { bundle: Some(Arc::clone(&bundle)), ..Held::default() };
         let last = Held { authentication_bundle: Some(bundle), ..Held::default() };
         let file = Held { authentication_file: Some("/run/b.json".into()), ..last.clone() };
-        let says = |held: &Held| told(&error, None, &domain, Against::of(held).unwrap());
+        let both = Held { bundle: held.bundle.clone(), ..file.clone() };
+        let now = crate::time::unix_now();
+        let says = |held: &Held| told(&error, None, &domain, Against::of(held, now).unwrap());
         let set = "`spire-server bundle set -id spiffe://b.test -format spiffe -path FILE`";
         assert!(says(&held).contains("that SPIRE holds (sequence number 7)") && says(&held).contains(set));
         assert!(says(&last).contains("the last bundle of b.test") && says(&last).contains(set));
         assert!(
             says(&file).contains("against /run/b.json") && says(&file).contains("bundle show -format spiffe")
         );
-        assert!(Against::of(&Held::default()).is_none());
+        assert_eq!(says(&both), says(&held), "what can authenticate does");
+        assert!(Against::of(&Held::default(), now).is_none());
         let own = told(&error, Some(&domain), &domain, Against::LastUsable);
         assert!(own.contains("our own bundle") && !own.contains("bundle set"));
     }

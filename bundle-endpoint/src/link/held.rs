@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use entente_bundle::{Bundle, BundleSource, TrustDomain};
+use rustls_pki_types::UnixTime;
 use tokio::sync::watch;
 
 use super::Troubles;
@@ -14,7 +15,7 @@ use super::Troubles;
 pub(crate) struct Held {
     /// `None` when SPIRE holds none.
     pub(crate) bundle: Option<Arc<Bundle>>,
-    /// What authenticates an endpoint where `bundle` cannot.
+    /// What authenticates an endpoint while `bundle` cannot.
     pub(crate) authentication_bundle: Option<Arc<Bundle>>,
     /// The file that it came from, where it is the operator's.
     pub(crate) authentication_file: Option<String>,
@@ -28,8 +29,15 @@ pub(crate) struct HeldTable(Mutex<HashMap<TrustDomain, watch::Sender<Held>>>);
 
 impl Held {
     /// What an `https_spiffe` endpoint of this trust domain is verified with.
-    pub(crate) fn authenticating(&self) -> Option<&Arc<Bundle>> {
-        self.authentication_bundle.as_ref().or(self.bundle.as_ref())
+    pub(crate) fn authenticating(&self, now: UnixTime) -> Option<&Arc<Bundle>> {
+        let held = self.bundle.as_ref();
+        // A plugin that is late still tells what was needed a moment ago.
+        if self.is_usable(now) { held } else { self.authentication_bundle.as_ref().or(held) }
+    }
+
+    /// The held bundle itself authenticates.
+    pub(crate) fn is_usable(&self, now: UnixTime) -> bool {
+        self.bundle.as_ref().is_some_and(|bundle| bundle.can_authenticate(now))
     }
 }
 
@@ -93,12 +101,14 @@ impl HeldTable {
 
 impl BundleSource for HeldTable {
     fn bundle_for(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
-        self.current(trust_domain).authenticating().cloned()
+        self.current(trust_domain).authenticating(crate::time::unix_now()).cloned()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use entente_bundle::testing::TestAuthority;
+
     use super::*;
 
     fn domain(name: &str) -> TrustDomain {
@@ -119,15 +129,21 @@ mod tests {
     }
 
     #[test]
-    fn the_authentication_bundle_wins_where_there_is_one() {
-        let table = HeldTable::default();
-        let held = Held {
-            bundle: Some(bundle("a.test", 1)),
-            authentication_bundle: Some(bundle("a.test", 2)),
-            ..Held::default()
+    fn what_authenticates_beside_the_held_bundle_does_so_while_that_cannot() {
+        let beside = Some(bundle("a.test", 2));
+        let usable = Arc::new(TestAuthority::new("a.test").bundle());
+        let end = usable.x509_authorities()[0].not_after();
+        let now = crate::time::unix_now();
+        let of = |bundle, beside: &Option<_>, now| {
+            let held = Held { bundle, authentication_bundle: beside.clone(), ..Held::default() };
+            held.authenticating(now).cloned()
         };
-        table.set(&domain("a.test"), held);
-        assert_eq!(table.bundle_for(&domain("a.test")), Some(bundle("a.test", 2)));
+        assert_eq!(of(None, &beside, now), beside);
+        assert_eq!(of(Some(bundle("a.test", 1)), &beside, now), beside, "it is empty");
+        assert_eq!(of(Some(bundle("a.test", 1)), &None, now), Some(bundle("a.test", 1)));
+        assert_eq!(of(Some(usable.clone()), &beside, now), Some(usable.clone()));
+        let later = UnixTime::since_unix_epoch(std::time::Duration::from_secs(end + 1));
+        assert_eq!(of(Some(usable), &beside, later), beside, "it has expired");
     }
 
     #[test]

@@ -290,9 +290,15 @@ impl Hub {
     fn merge_held(&self, links: &Links, by: LinkId, trust_domain: &TrustDomain) -> bool {
         let words = links.open.values().filter_map(|link| Some((link.sight, link.held.get(trust_domain)?)));
         let own = links.open.get(&by).and_then(|link| link.held.get(trust_domain));
-        let Some((own, best)) = own.zip(sight::best(words)) else { return false };
-        let in_force = if own.time == best.time { own.held.clone() } else { self.held.current(trust_domain) };
-        self.held.set(trust_domain, Held { troubles: links.troubles_of(trust_domain), ..in_force })
+        let Some((own, best)) = own.zip(sight::best(words.clone())) else { return false };
+        let is_best = own.time == best.time;
+        let mut held = if is_best { own.held.clone() } else { self.held.current(trust_domain) };
+        if let Some(Word { held: known, .. }) = sight::beside(words) {
+            held.authentication_bundle.clone_from(&known.authentication_bundle);
+            held.authentication_file.clone_from(&known.authentication_file);
+        }
+        held.troubles = links.troubles_of(trust_domain);
+        self.held.set(trust_domain, held)
     }
 
     fn merge_troubles(&self, links: &Links) {

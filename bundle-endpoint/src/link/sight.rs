@@ -48,3 +48,15 @@ impl Sight {
 pub(super) fn best<'a>(words: impl Iterator<Item = (Sight, &'a Word)>) -> Option<&'a Word> {
     words.max_by_key(|(sight, word)| (*sight, word.time)).map(|(_, word)| word)
 }
+
+/// The word that says what authenticates an endpoint while the held bundle cannot. Each plugin has that from its own memory or file, so
+/// none takes back what another one knows.
+pub(super) fn beside<'a>(words: impl Iterator<Item = (Sight, &'a Word)> + Clone) -> Option<&'a Word> {
+    let sees_any = words.clone().any(|(sight, _)| sight == Sight::Now);
+    let knows = |(sight, word): &(Sight, &Word)| {
+        (*sight == Sight::Now || !sees_any) && word.held.authentication_bundle.is_some()
+    };
+    // What SPIRE held once is newer than the file that the operator gave to begin with.
+    let worth = |(sight, word): &(Sight, &Word)| (word.held.authentication_file.is_none(), *sight, word.time);
+    words.filter(knows).max_by_key(worth).map(|(_, word)| word)
+}

@@ -192,6 +192,10 @@ fn of_b(sequence_number: u64) -> Arc<Bundle> {
     Arc::new(TestAuthority::new("b.test").bundle_with(Some(sequence_number), None))
 }
 
+fn empty_of_b() -> Arc<Bundle> {
+    Arc::new(Bundle::new(domain("b.test"), vec![], vec![], Some(9), None))
+}
+
 const ILL: Option<&str> = Some("connection refused");
 
 #[test]
@@ -273,4 +277,43 @@ fn a_plugin_that_has_the_relationship_no_more_speaks_of_it_no_more() {
     assert_eq!(all.0.held.current(&domain("b.test")).troubles, Troubles::default());
     all.says(ill, &new);
     assert_eq!(all.held(), Some(new));
+}
+
+#[test]
+fn a_path_back_that_one_plugin_knows_outlasts_the_silence_of_another() {
+    let (all, last) = (Shared::new(), of_b(1));
+    let (knows, restarted) = (all.linked(None), all.linked(None));
+    let empty = || Held { bundle: Some(empty_of_b()), ..Held::default() };
+    let path = |bundle: &Arc<Bundle>| Held { authentication_bundle: Some(Arc::clone(bundle)), ..empty() };
+    all.says_all(knows, path(&last));
+    all.says_all(restarted, empty());
+    assert_eq!(all.authenticating(), Some(last.clone()));
+    let file = Held { authentication_file: Some("/b.json".into()), ..path(&of_b(0)) };
+    all.says_all(restarted, file.clone());
+    assert_eq!(all.authenticating(), Some(last.clone()), "a memory is newer than the file to begin with");
+    all.0.close(knows);
+    assert_eq!(all.authenticating(), Some(last));
+    all.says_all(restarted, file.clone());
+    assert_eq!(all.authenticating(), file.authentication_bundle);
+    all.says_all(restarted, empty());
+    assert_eq!(all.authenticating(), Some(empty_of_b()), "whoever said it takes it back");
+}
+
+#[test]
+fn a_path_back_is_none_once_the_bundle_authenticates_or_where_its_teller_does_not_see_that() {
+    let (all, old, new) = (Shared::new(), of_b(1), of_b(2));
+    let (slow, quick) = (all.linked(None), all.linked(None));
+    let empty = || Held { bundle: Some(empty_of_b()), ..Held::default() };
+    let path = Held { authentication_bundle: Some(old.clone()), ..empty() };
+    all.says_all(slow, path.clone());
+    all.says(quick, &new);
+    assert_eq!(all.authenticating(), Some(new));
+    all.says_all(quick, empty());
+    assert_eq!(all.authenticating(), Some(old.clone()));
+    all.api(slow, ILL);
+    all.says_all(quick, empty());
+    assert_eq!(all.authenticating(), Some(empty_of_b()), "its memory may be from before a revocation");
+    all.api(quick, ILL);
+    all.says_all(slow, path);
+    assert_eq!(all.authenticating(), Some(old));
 }
