@@ -38,8 +38,15 @@ impl<'a> Rotation<'a> {
     }
     /// Nobody believes the old authority any more, in cluster2 neither.
     pub(super) async fn revoke(&self, walk: &mut Walk<'_>) -> anyhow::Result<()> {
+        self.renew_webhook(walk).await?;
         self.local_authority(walk, "revoke", &self.old).await?;
         held(walk, self.two, 1, "cluster2 has forgotten the old one").await
+    }
+    /// The controller manager keeps its webhook's certificate for half a day, tainted or not; with the authority revoked, the API
+    /// server would take no ClusterSPIFFEID any more.
+    async fn renew_webhook(&self, walk: &mut Walk<'_>) -> anyhow::Result<()> {
+        walk.run(self.one, "kubectl rollout restart -n spire deployment/spire-server").await?;
+        walk.rolled_out(self.one.cluster, "spire", "deployment/spire-server").await
     }
 
     async fn local_authority(
