@@ -79,6 +79,13 @@ pub struct Options {
     pub dir: PathBuf,
 }
 
+impl Options {
+    /// True when our programs are built, static.
+    fn builds_ours(&self) -> bool {
+        !self.bare && self.programs.is_none()
+    }
+}
+
 /// Two ways to federate on Kubernetes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Form {
@@ -130,6 +137,13 @@ struct Clusters {
 pub async fn run(options: &Options) -> anyhow::Result<bool> {
     let mut signals = StopSignals::listen()?;
     let mut timeline = Timeline::new();
+    if options.istio {
+        Mesh::check()?;
+    }
+    if !options.parts {
+        // Nobody cuts apt short: a signal waits for it.
+        check_machine(options).await?;
+    }
     let stock = tokio::select! {
         stock = Stock::find_or_build(options.istio) => stock?,
         interrupted = signals.received() => return Err(interrupted),
@@ -140,7 +154,6 @@ pub async fn run(options: &Options) -> anyhow::Result<bool> {
     if options.parts {
         return Ok(true);
     }
-    check_machine().await?;
     let (mut state, removed) = State::begin(&options.dir).await?;
     for prefix in removed {
         timeline.say(&format!("took away {prefix}, which a dead lab had left"));
@@ -195,13 +208,14 @@ async fn finish(held: anyhow::Result<()>, state: State, timeline: &Timeline) -> 
     Ok(held.is_ok())
 }
 
-/// What is missing is said before anything is made.
-async fn check_machine() -> anyhow::Result<()> {
+/// What is missing is said, or installed, before anything is built or made.
+async fn check_machine(options: &Options) -> anyhow::Result<()> {
     ensure(rustix::process::geteuid().is_root(), || {
         "the lab's clusters need root, for namespaces, control groups and mounts: run it as root".to_owned()
     })?;
     cgroups::check()?;
-    packages::find_or_install().await.map(drop)
+    packages::find_or_install(options.builds_ours()).await?;
+    if options.bare { Ok(()) } else { ours::check(options.programs.as_deref()).await }
 }
 
 async fn go(
@@ -339,7 +353,28 @@ exec nsenter --net={lan} "${{@:-bash}}"
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn our_programs_are_built_unless_they_are_there_or_not_wanted() {
+        for (line, builds) in [
+            ("lab", true),
+            ("lab --istio --up", true),
+            ("lab --up --bare", false),
+            ("lab --programs x", false),
+        ] {
+            let options = Line::try_parse_from(line.split(' ')).expect("options").options;
+            assert_eq!(options.builds_ours(), builds, "{line}");
+        }
+    }
 
     #[tokio::test]
     async fn of_a_failed_run_the_logs_stay_and_nothing_else() {

@@ -191,7 +191,7 @@ async fn all(lab: &mut Lab) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn real_envoys_talk_across_domains_through_a_rotation_until_defederation() {
     let _turn = support::turn().await;
-    let lacking = if install::is_there() { None } else { install::cannot_fetch() };
+    let lacking = install::lacking();
     let way_out = lacking.as_deref().unwrap_or_default();
     let there = support::can_have(lacking.is_none(), "two Envoys across trust domains", "Envoy", way_out);
     if !there || !support::can_tell(Kind::Real) {

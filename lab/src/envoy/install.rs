@@ -24,13 +24,11 @@ pub fn place() -> anyhow::Result<PathBuf> {
     Ok(cache()?.join("envoy").join(format!("{VERSION}-{hash}")).join("envoy"))
 }
 
-/// True when it is there.
-pub fn is_there() -> bool {
-    place().is_ok_and(|program| program.is_file())
-}
-
 /// What would have to be done first, where [`find_or_fetch`] has no chance.
-pub fn cannot_fetch() -> Option<String> {
+pub fn lacking() -> Option<String> {
+    if place().is_ok_and(|program| program.is_file()) {
+        return None;
+    }
     let by_hand = || place().map_or_else(|error| error.to_string(), |path| path.display().to_string());
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Some(format!("put one for this machine at {}: the wheel is for Linux on x86-64", by_hand()));

@@ -5,7 +5,7 @@ mod images;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use entente_lab_parts::{GoModule, GoProgram};
 
 use crate::envoy::install as envoy;
@@ -56,6 +56,11 @@ pub(super) struct Mesh {
 }
 
 impl Mesh {
+    /// Fails with what has to be done first, where a part is neither here nor to be had.
+    pub(super) fn check() -> anyhow::Result<()> {
+        let Some(first) = envoy::lacking() else { return Ok(()) };
+        bail!("--istio needs Envoy {}: {first}", envoy::VERSION)
+    }
     /// Finds or builds every part.
     pub(super) async fn find_or_build() -> anyhow::Result<Self> {
         Ok(Self {

@@ -3,14 +3,32 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use entente_images::{CA_FILE, Digest, PRODUCTS, Product, Provenance, StaticBuild};
+use entente_images::{CA_FILE, Digest, PRODUCTS, Product, Provenance, StaticBuild, require_tools};
 
 use super::command::Run;
 use super::images::pack;
+use crate::checks::ensure;
 use crate::layout::write;
 use crate::products::run_cargo;
 
 const REGISTRY: &str = "localhost:10000";
+
+/// Fails with what [`pack_ours`] would miss; rustup is asked for Rust's part of it.
+pub(super) async fn check(programs: Option<&Path>) -> anyhow::Result<()> {
+    let workspace = workspace()?;
+    if let Some(folder) = programs {
+        return all_in(folder);
+    }
+    target_dir()?;
+    let tools = tokio::task::spawn_blocking(move || require_tools(&workspace)).await?;
+    tools.map(drop).context("our programs cannot be built")
+}
+
+fn all_in(folder: &Path) -> anyhow::Result<()> {
+    let missing = PRODUCTS.iter().map(|product| product.name).filter(|name| !folder.join(name).is_file());
+    let missing = missing.collect::<Vec<_>>();
+    ensure(missing.is_empty(), || format!("{} lacks {}", folder.display(), missing.join(", ")))
+}
 
 /// Builds the programs static, unless a folder has them already, and packs them. Answers the tars, and the plugin's checksum.
 pub(super) async fn pack_ours(
@@ -90,4 +108,19 @@ fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_programs_has_all_of_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for product in &PRODUCTS {
+            assert!(all_in(folder.path()).expect_err("it lacks some").to_string().contains(product.name));
+            std::fs::write(folder.path().join(product.name), "").expect("a write");
+        }
+        all_in(folder.path()).expect("all are there");
+    }
 }

@@ -1,4 +1,4 @@
-//! What a node needs of the machine itself. Root on a Debian-like system gets it installed; others are told what to do.
+//! What nodes, and the build of our programs, need of the machine itself. Root on a Debian-like system gets it installed; others are told what to do.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,9 @@ use entente_lab_parts::tell;
 use super::command::Run;
 
 /// A file that shows that a package is there, and the package.
-const NEEDED: [(&str, &str); 8] = [
+type Package = (&'static str, &'static str);
+
+const OF_NODES: [Package; 8] = [
     ("/usr/bin/containerd", "containerd"),
     ("runc", "runc"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
@@ -18,10 +20,12 @@ const NEEDED: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("curl", "curl"),
 ];
+/// Compiles the C code in our static programs.
+const OF_BUILDS: Package = ("musl-gcc", "musl-tools");
 
-/// Answers the packages that had to be installed.
-pub(super) async fn find_or_install() -> anyhow::Result<Vec<&'static str>> {
-    let missing = missing();
+/// Answers the packages that had to be installed. With `builds` also what our programs are built with.
+pub(super) async fn find_or_install(builds: bool) -> anyhow::Result<Vec<&'static str>> {
+    let missing = missing(builds);
     if missing.is_empty() {
         return Ok(missing);
     }
@@ -39,15 +43,19 @@ pub(super) async fn find_or_install() -> anyhow::Result<Vec<&'static str>> {
         .patience(std::time::Duration::from_secs(600))
         .output()
         .await?;
-    let still = self::missing();
+    let still = self::missing(builds);
     if !still.is_empty() {
         bail!("{command}: done, but {} is still not here", still.join(", "));
     }
     Ok(missing)
 }
 
-fn missing() -> Vec<&'static str> {
-    NEEDED.iter().filter(|(file, _)| !is_here(file)).map(|(_, package)| *package).collect()
+fn missing(builds: bool) -> Vec<&'static str> {
+    needed(builds).filter(|(file, _)| !is_here(file)).map(|(_, package)| package).collect()
+}
+
+fn needed(builds: bool) -> impl Iterator<Item = Package> {
+    OF_NODES.into_iter().chain(builds.then_some(OF_BUILDS))
 }
 
 /// A path, or the name of a program.
@@ -61,4 +69,17 @@ pub(super) fn program(name: &str) -> anyhow::Result<PathBuf> {
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     let mut files = folders.map(|folder| folder.join(name));
     files.find(|file| file.is_file()).with_context(|| format!("this machine has no {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiler_is_asked_for_only_where_our_programs_are_built() {
+        let names = |builds| needed(builds).map(|(_, package)| package).collect::<Vec<_>>();
+        let (with, without) = (names(true), names(false));
+        assert!(without.contains(&"containerd") && !without.contains(&"musl-tools"), "{without:?}");
+        assert_eq!(with.strip_prefix(without.as_slice()), Some(["musl-tools"].as_slice()));
+    }
 }
