@@ -2,9 +2,9 @@
 # Both clusters of the walkthrough in Docker: kind, MetalLB on Docker's own network, everything of deploy/ applied, and the checks
 # of the walkthrough. up.sh makes them, down.sh takes them away. FORM=managed (default) or assisted.
 #
-# Needs docker, kind 0.27 or later, kubectl, and what images/ needs. Addresses are cut from the subnet of the network `kind`, which
-# both clusters share, and put into a copy of deploy/. In the checkout changes what every build of the plugin's image changes: its
-# checksum, and the manifests rendered with it.
+# Needs docker, kind 0.28 or later (whose nodes are Kubernetes 1.33), kubectl, and what images/ needs. Addresses are cut from the
+# subnet of the network `kind`, which both clusters share, and put into a copy of deploy/. In the checkout changes what every build
+# of the plugin's image changes: its checksum, and the manifests rendered with it.
 set -euo pipefail
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source-path=SCRIPTDIR source=../script/common.sh
@@ -44,14 +44,28 @@ until_holds() {
     die "did not hold: $name"
 }
 
+# Before 1.33 a kubelet knows no right to the list of its pods alone, refuses the agent, and nobody gets an identity.
+kubelets_know_their_pods() {
+    local cluster=$1 overlay=$1/spire/common/kustomization.yaml versions version
+    versions=$(on "$cluster" get nodes -o 'jsonpath={.items[*].status.nodeInfo.kubeletVersion}')
+    [ -n "$versions" ] || die "$cluster has no node"
+    if grep -Eq '^[^#]*base/nodes-proxy' "$here/../$overlay"; then
+        return
+    fi
+    for version in $versions; do
+        case $version in
+            v1.[0-9].* | v1.[12][0-9].* | v1.3[0-2].*)
+                die "$cluster has a kubelet of $version, and before v1.33 none knows nodes/pods, which agents ask for:" \
+                    "delete that cluster and take kind 0.28 or later," \
+                    "or name deploy/base/nodes-proxy under \`components\` in deploy/$overlay"
+                ;;
+        esac
+    done
+}
+
 step "registry on :10000"
 registry=entente-registry
 [ -n "$(docker ps -q -f "name=^$registry$")" ] || docker run -d --restart=always -p 127.0.0.1:10000:5000 --name "$registry" registry:2
-
-step "images"
-"$here/../images/build.sh"
-"$here/../cluster1/server/build.sh"
-"$here/../cluster1/client/build.sh"
 
 for number in 1 2; do
     cluster=cluster$number
@@ -65,6 +79,7 @@ networking:
   serviceSubnet: 10.9$((5 + number)).0.0/16
 CONFIG
     fi
+    kubelets_know_their_pods "$cluster"
     # To a pod, localhost:10000 is the node's.
     for node in $(kind get nodes --name "entente-$cluster"); do
         docker exec "$node" mkdir -p /etc/containerd/certs.d/localhost:10000
@@ -75,6 +90,11 @@ done
 if ! docker network inspect kind -f '{{range .Containers}}{{.Name}}{{"\n"}}{{end}}' | grep -x "$registry" >/dev/null; then
     docker network connect kind "$registry"
 fi
+
+step "images"
+"$here/../images/build.sh"
+"$here/../cluster1/server/build.sh"
+"$here/../cluster1/client/build.sh"
 
 step "addresses from Docker's network"
 subnet=$(docker network inspect kind -f '{{range .IPAM.Config}}{{.Subnet}}{{"\n"}}{{end}}' | grep -m1 -F . || true)
