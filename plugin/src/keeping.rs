@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use entente_bundle::TrustDomain;
@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tonic::Code;
 use tracing::{error, info, warn};
 
+use crate::newcomers::Newcomers;
 use crate::relationships::{FederationRelationship, Mode, SpireRelationships};
 use crate::server_api::{ApiError, ServerApi};
 use crate::state::Shared;
@@ -37,6 +38,7 @@ const AT_ONCE: usize = 4;
 pub(crate) struct Keeping {
     unlisted: Arc<watch::Sender<BTreeMap<TrustDomain, Unlisted>>>,
     questions: Arc<Semaphore>,
+    newcomers: Arc<Mutex<Newcomers>>,
 }
 
 /// One of them.
@@ -94,7 +96,9 @@ pub(crate) fn look<'a>(
 ) {
     let assisted = relationships.into_iter().filter(|one| one.mode == Mode::Assisted);
     let unlisted = assisted.map(|one| &one.trust_domain).filter(|name| !spire.contains_key(*name));
-    for question in shared.keeping.due(&unlisted.cloned().collect::<Vec<_>>(), Instant::now()) {
+    let now = Instant::now();
+    shared.keeping.take_listed(spire, now);
+    for question in shared.keeping.due(&unlisted.cloned().collect::<Vec<_>>(), now) {
         let (api, trust_domain) = (api.clone(), question.trust_domain.clone());
         let refresh = async move { api.refresh_bundle(&trust_domain).await };
         tokio::spawn(shared.keeping.clone().ask(question, refresh));
@@ -103,7 +107,8 @@ pub(crate) fn look<'a>(
 
 impl Default for Keeping {
     fn default() -> Self {
-        Self { unlisted: Arc::default(), questions: Arc::new(Semaphore::new(AT_ONCE)) }
+        let questions = Arc::new(Semaphore::new(AT_ONCE));
+        Self { unlisted: Arc::default(), questions, newcomers: Arc::default() }
     }
 }
 
@@ -148,9 +153,15 @@ impl Keeping {
         }
     }
 
+    fn take_listed(&self, spire: &SpireRelationships, now: Instant) {
+        self.newcomers.lock().unwrap_or_else(PoisonError::into_inner).take(spire.keys(), now);
+    }
+
     /// Takes those that are not listed now; returns those that SPIRE is to be asked about, and counts them as asked.
     fn due(&self, unlisted: &[TrustDomain], now: Instant) -> Vec<Question> {
         let mut due = Vec::new();
+        // Nobody waits for these questions, unlike for a change that was offered.
+        let may_ask = self.newcomers.lock().unwrap_or_else(PoisonError::into_inner).are_polled(now);
         self.unlisted.send_if_modified(|known| {
             let before = known.len();
             known.retain(|name, one| {
@@ -166,7 +177,7 @@ impl Keeping {
                     is_changed = true;
                     Unlisted::new(now)
                 });
-                if one.begin(now) {
+                if may_ask && one.begin(now) {
                     due.push(Question { trust_domain: name.clone(), since: Arc::clone(&one.since) });
                 }
             }
@@ -377,6 +388,17 @@ mod tests {
         assert!(keeping.due(&[], start).is_empty(), "listed now");
         assert_eq!(keeping.trouble(&name()), None);
         assert!(ask(&keeping, &Ok(()), start), "and not any more");
+    }
+
+    #[test]
+    fn nothing_is_asked_while_spire_may_not_poll_what_it_lists() {
+        let (keeping, start) = (Keeping::default(), Instant::now());
+        let listed = SpireRelationships::from([(TrustDomain::new("c.test").unwrap(), None)]);
+        keeping.take_listed(&SpireRelationships::new(), start);
+        keeping.take_listed(&listed, start);
+        assert!(!ask(&keeping, &Ok(()), start));
+        assert!(keeping.trouble(&name()).unwrap().contains("has not said yet"));
+        assert!(ask(&keeping, &Ok(()), start + Duration::from_secs(11)));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | `checking` | would it be understood, before SPIRE Server asks? |
 //! | `publisher`, `own_bundle` | what is our own bundle? |
 //! | `identity`, `signing` | who is SPIRE Server, and what may be signed in its name? |
-//! | `server_api`, `watcher`, `held`, `relationships`, `keeping` | what does SPIRE Server hold, who keeps it, and with whom does it federate? |
+//! | `server_api`, `watcher`, `held`, `relationships`, `keeping`, `newcomers` | what does SPIRE Server hold, who keeps it, and with whom does it federate? |
 //! | `federation`, `removal`, `pending_removals` | which foreign bundle goes in, and which one out? |
 //! | `link`, `rate_limit` | what does the bundle endpoint have to know, and how much may it ask for? |
 
@@ -29,6 +29,7 @@ mod identity;
 pub mod install;
 mod keeping;
 mod link;
+mod newcomers;
 mod outage;
 mod own_bundle;
 mod pending_removals;

@@ -121,6 +121,17 @@ async fn an_assisted_bundle_that_no_relationship_of_spire_keeps_is_told_until_th
 }
 
 #[tokio::test]
+async fn spire_is_asked_nothing_until_it_polls_a_relationship_that_another_server_may_have_made() {
+    let federated = Federated::new(&block(FOREIGN, "mode = \"assisted\"")).await;
+    let store = &federated.spire.store;
+    until("SPIRE was asked once", || !store.open().refreshes.is_empty()).await;
+    let made = Instant::now();
+    store.relate("other.test", None);
+    until("SPIRE was asked again", || store.open().refreshes.len() > 1).await;
+    assert!(made.elapsed() >= Duration::from_secs(11), "{:?}", made.elapsed());
+}
+
+#[tokio::test]
 async fn a_hanging_refresh_delays_nobody_else() {
     let blocks = block(FOREIGN, "") + &block("slow.test", "mode = \"assisted\"");
     let federated = Federated::new(&blocks).await;
