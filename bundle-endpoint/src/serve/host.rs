@@ -82,7 +82,8 @@ fn parse(given: &[u8]) -> Option<Authority> {
             (is_name(name).then(|| name.to_ascii_lowercase())?, rest)
         }
     };
-    let port = if rest.is_empty() { None } else { Some(port(rest.strip_prefix(':')?)?) };
+    // RFC 3986 3.2.3: a port may be no digits at all, and is then as good as none.
+    let port = if matches!(rest, "" | ":") { None } else { Some(port(rest.strip_prefix(':')?)?) };
     Some(Authority { host, port })
 }
 
@@ -134,12 +135,12 @@ mod tests {
             b"a b",
             b" ",
             b"a:99999",
-            b"a:",
             b"a:b",
             b"a:+1",
             b"a:-1",
             b"a:1:2",
             b":80",
+            b":",
             b"a/b",
             b"u@a",
             b"a%",
@@ -154,7 +155,7 @@ mod tests {
         for host in cases {
             assert!(matches!(of_host(host), Err(HostError::Malformed { .. })), "{host:?}");
         }
-        for target in ["http://u@a/", "http://a:/", "http://a:99999/"] {
+        for target in ["http://u@a/", "http://a:99999/"] {
             let refused = check(&request(Version::HTTP_11, target, &[b"a"]));
             assert!(matches!(refused, Err(HostError::Malformed { .. })), "{target}");
         }
@@ -170,6 +171,8 @@ mod tests {
             "a:1",
             "a:65535",
             "a:0",
+            "a:",
+            "[::1]:",
             "127.0.0.1",
             "127.0.0.1:8443",
             "[::1]",
@@ -205,10 +208,13 @@ mod tests {
             ("https://a.test/", "A.test:443", true),
             ("https://a.test:8443/", "a.test:8443", true),
             ("http://a.test/", "a.test:80", true),
+            ("https://a.test/", "a.test:", true),
+            ("https://a.test:/", "a.test", true),
             ("https://[::1]:8443/", "[0:0::1]:8443", true),
             ("https://a.test/", "b.test", false),
             ("https://a.test/", "a.test:80", false),
             ("https://a.test:8443/", "a.test", false),
+            ("https://a.test:8443/", "a.test:", false),
             ("https://a.test/", "", false),
         ] {
             for version in [Version::HTTP_11, Version::HTTP_2] {
