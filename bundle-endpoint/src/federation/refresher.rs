@@ -120,7 +120,7 @@ impl Refresher {
         // Only once it is gone: it may be about to offer what it fetched by way of the old settings.
         task.abort();
         let _ = task.await;
-        self.0.hub.offers.withdraw(trust_domain);
+        self.0.hub.offers.forget(trust_domain);
         self.0.table.end(trust_domain);
         if changed {
             info!(%trust_domain, "federation relationship changed");

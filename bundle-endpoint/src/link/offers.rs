@@ -3,13 +3,12 @@
 //! Offer IDs only grow, so a link that remembers the last ID it sent knows what is left to send, and a new link sends all.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use entente_bundle::{Bundle, TrustDomain};
 use tokio::sync::watch;
 
-/// A plugin that says now this and now that of one offer is listened to, but each is a line in the log.
+/// A plugin that says now this and now that of one bundle is listened to, but each is a line in the log.
 const MAX_CHANGES: u32 = 8;
 
 /// One bundle on offer.
@@ -21,7 +20,6 @@ pub(crate) struct Offer {
     /// When it was made, Unix seconds.
     pub(crate) since: u64,
     outcome: watch::Sender<Outcome>,
-    changes: AtomicU32,
 }
 
 /// What the plugin made of an offer.
@@ -51,6 +49,28 @@ struct Inner {
     last_id: u64,
     by_id: BTreeMap<u64, Arc<Offer>>,
     current: HashMap<TrustDomain, u64>,
+    // Outlasts the offer: what failed is put on the table again.
+    told: HashMap<TrustDomain, Told>,
+}
+
+/// Which answers to the newest bundle of a trust domain were told.
+#[derive(Debug)]
+struct Told {
+    digest: [u8; 32],
+    last: &'static str,
+    changes: u32,
+}
+
+impl Told {
+    fn nothing_of(digest: [u8; 32]) -> Self {
+        Self { digest, last: Outcome::Pending.name(), changes: 0 }
+    }
+
+    fn is_change(&mut self, name: &'static str) -> bool {
+        let is_other = std::mem::replace(&mut self.last, name) != name;
+        self.changes = self.changes.saturating_add(is_other.into());
+        is_other && self.changes <= MAX_CHANGES
+    }
 }
 
 impl Offer {
@@ -94,9 +114,12 @@ impl OfferTable {
             bundle_endpoint_url: bundle_endpoint_url.to_owned(),
             since: crate::time::unix_now().as_secs(),
             outcome: watch::Sender::new(Outcome::Pending),
-            changes: AtomicU32::new(0),
         });
         let trust_domain = offer.bundle.trust_domain().clone();
+        let digest = offer.bundle.digest();
+        if inner.told.get(&trust_domain).is_none_or(|told| told.digest != digest) {
+            inner.told.insert(trust_domain.clone(), Told::nothing_of(digest));
+        }
         if let Some(earlier) = inner.current.insert(trust_domain, offer.id) {
             inner.by_id.remove(&earlier);
         }
@@ -114,6 +137,12 @@ impl OfferTable {
         }
     }
 
+    /// The relationship with `trust_domain` has ended.
+    pub(crate) fn forget(&self, trust_domain: &TrustDomain) {
+        self.withdraw(trust_domain);
+        crate::lock(&self.inner).told.remove(trust_domain);
+    }
+
     /// What is on offer and newer than `id`, oldest first.
     pub(crate) fn after(&self, id: u64) -> Vec<Arc<Offer>> {
         crate::lock(&self.inner)
@@ -128,24 +157,23 @@ impl OfferTable {
         self.latest.subscribe()
     }
 
-    /// Notes the plugin's answer. True where that makes the outcome another one, for the first few times; `None` when the offer is
-    /// no longer on the table.
+    /// Notes the plugin's answer. True where that is another one than was told of this bundle last, for the first few times; `None`
+    /// when the offer is no longer on the table.
     pub(crate) fn record(&self, trust_domain: &TrustDomain, id: u64, outcome: Outcome) -> Option<bool> {
-        let inner = crate::lock(&self.inner);
+        let mut inner = crate::lock(&self.inner);
         let offer = inner.by_id.get(&id).filter(|offer| offer.bundle.trust_domain() == trust_domain)?;
-        let mut is_other = false;
-        offer.outcome.send_if_modified(|current| {
+        let name = outcome.name();
+        let is_taken = offer.outcome.send_if_modified(|current| {
             // Several plugins may answer one offer; once SPIRE holds it, a latecomer's failure is no news.
             let settled = matches!(current, Outcome::Set | Outcome::Unchanged);
             let worse = matches!(outcome, Outcome::Failed { .. } | Outcome::Refused { .. });
             if (settled && worse) || *current == outcome {
                 return false;
             }
-            is_other = current.name() != outcome.name();
             *current = outcome;
             true
         });
-        Some(is_other && offer.changes.fetch_add(1, Ordering::Relaxed) < MAX_CHANGES)
+        Some(is_taken && inner.told.get_mut(trust_domain).is_some_and(|told| told.is_change(name)))
     }
 }
 
@@ -195,6 +223,7 @@ mod tests {
         assert_eq!(table.record(&a, offer.id, failed()), Some(false));
         assert_eq!(*offer.outcome().borrow(), Outcome::Set);
     }
+
     #[test]
     fn another_outcome_is_told_a_few_times_and_another_reason_is_not() {
         let table = OfferTable::new();
@@ -208,5 +237,25 @@ mod tests {
         let told = told.filter(|outcome| table.record(&a, offer.id, outcome.clone()) == Some(true)).count();
         assert_eq!(told, 7);
         assert_eq!(*offer.outcome().borrow(), failed("away"), "what is not told counts all the same");
+    }
+
+    #[test]
+    fn a_bundle_that_fails_again_each_time_it_is_offered_is_told_once() {
+        let table = OfferTable::new();
+        let (a, bundle) = (TrustDomain::new("a.test").unwrap(), bundle("a.test"));
+        let offered = |bundle: &Arc<Bundle>, outcome| {
+            let offer = table.put(Arc::clone(bundle), "");
+            table.record(&a, offer.id, outcome).unwrap()
+        };
+        let failed = || Outcome::Failed { reason: "away".into() };
+        let told = (0..50).filter(|_| offered(&bundle, failed())).count();
+        assert_eq!(told, 1);
+        table.withdraw(&a);
+        assert!(!offered(&bundle, failed()), "nor after SPIRE held it for a moment");
+        assert!(offered(&bundle, Outcome::Set));
+        let other = Arc::new((*bundle).clone().with_sequence_number(Some(2)));
+        assert!(offered(&other, Outcome::Set), "another bundle is another matter");
+        table.forget(&a);
+        assert!(offered(&other, Outcome::Set));
     }
 }
