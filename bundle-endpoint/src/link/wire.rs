@@ -73,7 +73,7 @@ pub(crate) fn relationship(
     let profile = match message.bundle_endpoint_profile {
         Some(link::relationship::BundleEndpointProfile::HttpsSpiffe(profile)) => {
             let given = profile.endpoint_spiffe_id;
-            match SpiffeId::new(&given) {
+            match SpiffeId::with_path(&given) {
                 Ok(endpoint_spiffe_id) => EndpointProfile::HttpsSpiffe { endpoint_spiffe_id },
                 Err(source) => return Err(MessageError::EndpointSpiffeId { given, source }),
             }
@@ -151,4 +151,31 @@ fn foreign_domain(own: &TrustDomain, given: &str) -> Result<TrustDomain, Message
         return Err(MessageError::OwnTrustDomain { trust_domain });
     }
     Ok(trust_domain)
+}
+
+#[cfg(test)]
+mod tests {
+    use link::relationship::{BundleEndpointProfile, Mode as WireMode};
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_to_prove_an_id_with_a_path() {
+        let own = TrustDomain::new("a.test").unwrap();
+        let read = |id: &str| {
+            let profile = link::HttpsSpiffe { endpoint_spiffe_id: id.into() };
+            let message = link::Relationship {
+                trust_domain: "b.test".into(),
+                bundle_endpoint_url: "https://b.test/".into(),
+                mode: WireMode::Assisted.into(),
+                follow_redirects: false,
+                bundle_endpoint_profile: Some(BundleEndpointProfile::HttpsSpiffe(profile)),
+            };
+            relationship(&own, message)
+        };
+        assert!(read("spiffe://b.test/spire/server").is_ok());
+        let error = read("spiffe://b.test").unwrap_err();
+        assert!(matches!(&error, MessageError::EndpointSpiffeId { source: IdError::NoPath { .. }, .. }));
+        assert_eq!(error.reason(), "malformed");
+    }
 }
