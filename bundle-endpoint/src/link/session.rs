@@ -23,7 +23,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, debug, info, info_span};
 
 use super::hub::{Hub, LinkId, LinkInfo, Relationships};
-use super::lines::{Lines, LinkLines};
+use super::lines::{self, Lines, LinkLines};
 use super::signing::SignQueue;
 use super::spire::ServerApi;
 use super::stream::LinkPeer;
@@ -58,7 +58,7 @@ pub(crate) struct LinkService {
 
 impl LinkService {
     pub(crate) fn new(hub: Arc<Hub>, stop: CancellationToken) -> Self {
-        let lines = Arc::new(Lines::new(Arc::clone(&hub.metrics)));
+        let lines = Arc::new(Lines::new(Arc::clone(&hub.metrics), lines::INTERVAL));
         Self { hub, lines, stop }
     }
 }
