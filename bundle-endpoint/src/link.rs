@@ -27,7 +27,7 @@ pub(crate) use session::LinkService;
 pub(crate) use signing::{SignError, SignQueue};
 pub(crate) use socket::LinkSocket;
 pub(crate) use spire::SpireState;
-pub(crate) use stream::LinkPeer;
 #[cfg(test)]
 pub(crate) use stream::LocalPeer;
+pub(crate) use stream::{LinkPeer, LocalProcess};
 pub(crate) use troubles::Troubles;

@@ -60,8 +60,11 @@ pub struct LinkStatus {
     pub plugin_version: String,
     /// On a socket, as the kernel says.
     pub uid: Option<u32>,
-    /// On a socket, as the kernel says.
+    /// On a socket, as the kernel says; none where the process is of another PID namespace.
     pub pid: Option<i32>,
+    /// On a socket, of a process without `pid`: which of their open connections.
+    #[serde(default)]
+    pub connection: Option<u32>,
     /// Over the network: from where.
     #[serde(default)]
     pub address: Option<String>,
@@ -189,7 +192,10 @@ impl LinkStatus {
     pub fn who(&self) -> String {
         match (&self.spiffe_id, &self.address, self.uid) {
             (Some(id), Some(address), _) => format!("{id} from {address}"),
-            (_, _, Some(uid)) => format!("uid {uid}"),
+            (_, _, Some(uid)) => match self.connection {
+                Some(connection) => format!("connection {connection} of uid {uid}"),
+                None => format!("uid {uid}"),
+            },
             _ => "somebody".into(),
         }
     }

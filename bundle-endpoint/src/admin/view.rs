@@ -247,6 +247,7 @@ fn link_status(link: &LinkInfo) -> LinkStatus {
         plugin_version: link.plugin_version.clone(),
         uid: link.peer.uid(),
         pid: link.peer.pid(),
+        connection: link.peer.connection(),
         address: link.peer.address().map(|address| address.to_string()),
         spiffe_id: link.peer.spiffe_id().map(ToString::to_string),
         since: time(link.since),

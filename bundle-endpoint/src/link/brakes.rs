@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use entente_bounds::Throttle;
 
-use super::LinkPeer;
+use super::{LinkPeer, LocalProcess};
 
 /// Peers that have brakes of their own at a time; more than are usually linked.
 const MAX_PEERS: usize = 16;
@@ -41,7 +41,7 @@ struct Peer {
 /// What stays when a peer links again.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum PeerKey {
-    Local { uid: u32, pid: Option<i32> },
+    Local { uid: u32, process: LocalProcess },
     Network(IpAddr),
 }
 
@@ -85,7 +85,7 @@ impl PeerBrakes {
 impl PeerKey {
     fn of(peer: &LinkPeer) -> Self {
         match peer {
-            LinkPeer::Local(peer) => Self::Local { uid: peer.uid, pid: peer.pid },
+            LinkPeer::Local(peer) => Self::Local { uid: peer.uid, process: peer.process },
             // Each connection has a port of its own.
             LinkPeer::Verified { address, .. } => Self::Network(address.ip().to_canonical()),
         }
@@ -100,7 +100,11 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn peer(pid: i32) -> LinkPeer {
-        LinkPeer::Local(LocalPeer { uid: 0, pid: Some(pid), allowed: true })
+        of_process(LocalProcess::Pid(pid))
+    }
+
+    fn of_process(process: LocalProcess) -> LinkPeer {
+        LinkPeer::Local(LocalPeer { uid: 0, process, allowed: true })
     }
 
     #[test]
@@ -114,7 +118,8 @@ mod tests {
     #[test]
     fn each_peer_has_lines_of_its_own_and_each_event_of_the_same_reason() {
         let brakes = PeerBrakes::new(HOUR);
-        for peer in [peer(1), peer(2)] {
+        let unnamed = |connection| of_process(LocalProcess::Unnamed { connection });
+        for peer in [peer(1), peer(2), unnamed(1), unnamed(2)] {
             for event in ["message refused", "relationship refused"] {
                 assert_eq!(brakes.pass(&peer, (event, "malformed")), Some(0));
                 assert_eq!(brakes.pass(&peer, (event, "malformed")), None);

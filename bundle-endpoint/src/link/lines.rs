@@ -121,7 +121,7 @@ mod tests {
     use tracing::subscriber::{DefaultGuard, set_default};
 
     use super::*;
-    use crate::link::LocalPeer;
+    use crate::link::{LocalPeer, LocalProcess};
 
     const SHORT: Duration = Duration::from_millis(300);
 
@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn link(lines: &Arc<Lines>) -> LinkLines {
-        let peer = LinkPeer::Local(LocalPeer { uid: 0, pid: Some(1), allowed: true });
+        let peer = LinkPeer::Local(LocalPeer { uid: 0, process: LocalProcess::Pid(1), allowed: true });
         LinkLines::linked(lines, &peer, "0")
     }
 

@@ -23,7 +23,7 @@ use tracing::{debug, error, warn};
 use super::Hub;
 use super::brakes::Brakes;
 use super::handshakes::Handshakes;
-use super::stream::{self, LinkPeer, LinkStream, MAX_LINKS, PREFACE_TIMEOUT};
+use super::stream::{self, LinkPeer, LinkStream, MAX_LINKS, PREFACE_TIMEOUT, Place};
 use crate::farewell::say_farewell;
 use crate::logging::chain;
 
@@ -188,7 +188,9 @@ impl Door {
         let stream = self.connections.admit(stream, address, &chain, Some(AGE_LIMIT))?;
         let permit = Arc::clone(&self.links).try_acquire_owned().map_err(|_| DoorError::TooMany)?;
         let peer = LinkPeer::Verified { spiffe_id: stream.peer().id.clone(), address };
-        LinkStream::begin(stream, peer, permit).await.map_err(DoorError::NotGrpc)
+        LinkStream::begin(stream, peer, Place { _permit: permit, _number: None })
+            .await
+            .map_err(DoorError::NotGrpc)
     }
 
     fn refused(&self, address: SocketAddr, error: &DoorError) {

@@ -87,6 +87,7 @@ impl Link for LinkService {
             "link",
             uid = peer.uid(),
             pid = peer.pid(),
+            connection = peer.connection(),
             peer = peer.address().map(tracing::field::display),
             spiffe_id = peer.spiffe_id().map(tracing::field::display),
         );

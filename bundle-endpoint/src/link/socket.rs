@@ -19,7 +19,9 @@ use tracing::{debug, error, warn};
 
 use super::Hub;
 use super::brakes::Brakes;
-use super::stream::{self, LinkPeer, LinkStream, LocalPeer, MAX_LINKS, PREFACE_TIMEOUT};
+use super::stream::{
+    self, LinkPeer, LinkStream, LocalPeer, LocalProcess, MAX_LINKS, Number, Numbers, PREFACE_TIMEOUT, Place,
+};
 use crate::address::UnixAddress;
 use crate::logging::chain;
 
@@ -73,6 +75,7 @@ pub(crate) enum SocketError {
 pub(crate) struct LinkSocket {
     listener: UnixListener,
     allowed_uids: Vec<u32>,
+    numbers: Arc<Numbers>,
     file: SocketFile,
 }
 
@@ -120,7 +123,8 @@ impl LinkSocket {
         let own = rustix::process::geteuid().as_raw();
         let (listener, mark) = listen(address.path())?;
         let file = SocketFile { path: address.path().to_owned(), mark };
-        Ok(Self { listener, allowed_uids: allowed_uids.unwrap_or_else(|| vec![own, 0]), file })
+        let allowed_uids = allowed_uids.unwrap_or_else(|| vec![own, 0]);
+        Ok(Self { listener, allowed_uids, numbers: Arc::default(), file })
     }
 
     /// Serves until `stop`; returns when every stream has ended.
@@ -156,10 +160,11 @@ impl LinkSocket {
             };
             match connection {
                 Ok((stream, _)) => {
-                    let peer = self.peer(&stream);
-                    if let Some(permit) = door.admit(peer) {
+                    let (peer, _number) = self.peer(&stream);
+                    if let Some(_permit) = door.admit(peer) {
                         let (door, accepted) = (Arc::clone(&door), accepted.clone());
-                        tokio::spawn(async move { door.enter(stream, peer, permit, accepted).await });
+                        let place = Place { _permit, _number };
+                        tokio::spawn(async move { door.enter(stream, peer, place, accepted).await });
                     }
                 }
                 Err(error) => {
@@ -195,15 +200,22 @@ impl LinkSocket {
     }
 
     // A peer that the kernel does not name is nobody.
-    fn peer(&self, stream: &UnixStream) -> LocalPeer {
-        match stream.peer_cred() {
-            Ok(found) => {
-                let uid = found.uid();
-                LocalPeer { uid, pid: found.pid(), allowed: self.allowed_uids.contains(&uid) }
-            }
-            Err(_) => LocalPeer { uid: u32::MAX, pid: None, allowed: false },
-        }
+    fn peer(&self, stream: &UnixStream) -> (LocalPeer, Option<Number>) {
+        let found = stream.peer_cred().ok();
+        let (process, number) = process(found.and_then(|found| found.pid()), &self.numbers);
+        let uid = found.map(|found| found.uid());
+        let allowed = uid.is_some_and(|uid| self.allowed_uids.contains(&uid));
+        (LocalPeer { uid: uid.unwrap_or(u32::MAX), process, allowed }, number)
     }
+}
+
+/// Zero is what the kernel says of a process that our PID namespace does not have.
+fn process(pid: Option<i32>, numbers: &Arc<Numbers>) -> (LocalProcess, Option<Number>) {
+    if let Some(pid) = pid.filter(|pid| *pid > 0) {
+        return (LocalProcess::Pid(pid), None);
+    }
+    let number = numbers.take();
+    (LocalProcess::Unnamed { connection: number.value }, Some(number))
 }
 
 /// Decides who gets as far as gRPC.
@@ -232,10 +244,10 @@ impl Door {
         &self,
         stream: UnixStream,
         peer: LocalPeer,
-        permit: OwnedSemaphorePermit,
+        place: Place,
         accepted: mpsc::Sender<io::Result<LinkStream<UnixStream>>>,
     ) {
-        match timeout(PREFACE_TIMEOUT, LinkStream::begin(stream, LinkPeer::Local(peer), permit)).await {
+        match timeout(PREFACE_TIMEOUT, LinkStream::begin(stream, LinkPeer::Local(peer), place)).await {
             Ok(Ok(stream)) => {
                 // The server is gone only when we are shutting down.
                 let _ = accepted.send(Ok(stream)).await;
@@ -249,7 +261,8 @@ impl Door {
         self.hub.metrics.link_refusal(reason);
         if let Some(suppressed) = self.brakes.pass(reason) {
             let detail = error.map(|error| error.to_string());
-            warn!(uid = peer.uid, pid = peer.pid, reason, detail, suppressed, "link refused");
+            let pid = LinkPeer::Local(peer).pid();
+            warn!(uid = peer.uid, pid, reason, detail, suppressed, "link refused");
         }
     }
 }
@@ -301,4 +314,20 @@ fn private_socket(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)?;
     rustix::net::listen(&socket, 128)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_that_the_kernel_does_not_name_here_are_told_apart_by_their_connections() {
+        let numbers = Arc::default();
+        assert_eq!(process(Some(7), &numbers).0, LocalProcess::Pid(7));
+        let unnamed = [process(Some(0), &numbers), process(None, &numbers)];
+        let names = unnamed.each_ref().map(|(process, _)| {
+            LinkPeer::Local(LocalPeer { uid: 0, process: *process, allowed: true }).to_string()
+        });
+        assert_eq!(names, ["connection 1 of user id 0", "connection 2 of user id 0"]);
+    }
 }

@@ -1,8 +1,9 @@
 //! What both ways of linking have in common once the peer is known: nothing but HTTP/2 gets through to gRPC, and so much of it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{fmt, io};
@@ -48,16 +49,65 @@ pub(crate) enum LinkPeer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LocalPeer {
     pub(crate) uid: u32,
-    pub(crate) pid: Option<i32>,
+    pub(crate) process: LocalProcess,
     pub(crate) allowed: bool,
+}
+
+/// By what plugins of one user are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum LocalProcess {
+    Pid(i32),
+    /// Of another PID namespace: the kernel has no number for it here, so its connection has one.
+    Unnamed {
+        connection: u32,
+    },
+}
+
+/// The numbers of open connections of unnamed processes. Each gets the lowest one that is free, so that a process that comes again has
+/// the one that it had.
+#[derive(Debug, Default)]
+pub(super) struct Numbers(Mutex<BTreeSet<u32>>);
+
+/// One of them, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Number {
+    pub(super) value: u32,
+    of: Arc<Numbers>,
+}
+
+impl Numbers {
+    pub(super) fn take(self: &Arc<Self>) -> Number {
+        let mut taken = crate::lock(&self.0);
+        // There are never as many connections as numbers.
+        let value = (1..u32::MAX).find(|number| !taken.contains(number)).unwrap_or(u32::MAX);
+        taken.insert(value);
+        Number { value, of: Arc::clone(self) }
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        crate::lock(&self.of.0).remove(&self.value);
+    }
+}
+
+/// What a connection holds while it is open.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _number: Option<Number>,
 }
 
 /// In words for an operator.
 impl fmt::Display for LinkPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local(LocalPeer { uid, pid: Some(pid), .. }) => write!(f, "process {pid} of user id {uid}"),
-            Self::Local(LocalPeer { uid, pid: None, .. }) => write!(f, "user id {uid}"),
+            Self::Local(LocalPeer { uid, process: LocalProcess::Pid(pid), .. }) => {
+                write!(f, "process {pid} of user id {uid}")
+            }
+            Self::Local(LocalPeer { uid, process: LocalProcess::Unnamed { connection }, .. }) => {
+                write!(f, "connection {connection} of user id {uid}")
+            }
             Self::Verified { address, .. } => write!(f, "{address}"),
         }
     }
@@ -73,8 +123,16 @@ impl LinkPeer {
 
     pub(crate) fn pid(&self) -> Option<i32> {
         match self {
-            Self::Local(peer) => peer.pid,
-            Self::Verified { .. } => None,
+            Self::Local(LocalPeer { process: LocalProcess::Pid(pid), .. }) => Some(*pid),
+            Self::Local(_) | Self::Verified { .. } => None,
+        }
+    }
+
+    /// The number of an unnamed process's connection.
+    pub(crate) fn connection(&self) -> Option<u32> {
+        match self {
+            Self::Local(LocalPeer { process: LocalProcess::Unnamed { connection }, .. }) => Some(*connection),
+            Self::Local(_) | Self::Verified { .. } => None,
         }
     }
 
@@ -99,7 +157,7 @@ pub(super) struct LinkStream<S> {
     stream: S,
     peer: LinkPeer,
     unread: &'static [u8],
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Serves the link on these streams until `stop`; returns when every one of them has ended.
@@ -124,11 +182,7 @@ where
 
 impl<S: AsyncRead + Unpin> LinkStream<S> {
     /// Reads the preface. The caller sets the limit on time.
-    pub(super) async fn begin(
-        mut stream: S,
-        peer: LinkPeer,
-        permit: OwnedSemaphorePermit,
-    ) -> io::Result<Self> {
+    pub(super) async fn begin(mut stream: S, peer: LinkPeer, place: Place) -> io::Result<Self> {
         let mut first = [0; PREFACE.len()];
         let mut filled = 0;
         while let Some(rest) = first.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -138,7 +192,7 @@ impl<S: AsyncRead + Unpin> LinkStream<S> {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not http/2"));
             }
         }
-        Ok(Self { stream, peer, unread: PREFACE, _permit: permit })
+        Ok(Self { stream, peer, unread: PREFACE, _place: place })
     }
 }
 
@@ -182,5 +236,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LinkStream<S> {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_gets_the_lowest_number_that_no_open_one_has() {
+        let numbers = Arc::new(Numbers::default());
+        let [one, two, three] = [numbers.take(), numbers.take(), numbers.take()];
+        assert_eq!([one.value, two.value, three.value], [1, 2, 3]);
+        drop(two);
+        assert_eq!(numbers.take().value, 2, "whoever comes again is who it was");
+        drop((one, three));
+        assert_eq!(numbers.take().value, 1);
     }
 }

@@ -48,10 +48,10 @@ fn merged<'a>(links: impl Iterator<Item = (&'a LinkPeer, Option<&'a str>)>) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::LocalPeer;
+    use crate::link::{LocalPeer, LocalProcess};
 
     fn peer(pid: i32) -> LinkPeer {
-        LinkPeer::Local(LocalPeer { uid: 7, pid: Some(pid), allowed: true })
+        LinkPeer::Local(LocalPeer { uid: 7, process: LocalProcess::Pid(pid), allowed: true })
     }
 
     fn unkept(text: &str) -> Troubles {

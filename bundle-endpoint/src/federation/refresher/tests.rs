@@ -11,7 +11,7 @@ use tokio::time::{Instant, advance};
 
 use super::*;
 use crate::federation::relationship::{EndpointProfile, Mode};
-use crate::link::{Held, LinkInfo, LinkPeer, LocalPeer, Outcome};
+use crate::link::{Held, LinkInfo, LinkPeer, LocalPeer, LocalProcess, Outcome};
 use crate::metrics::Metrics;
 
 /// What the fetcher does, in order; the last one for ever.
@@ -105,7 +105,7 @@ impl Fixture {
         let running = AbortOnDropHandle::new(tokio::spawn(refresher.run(CancellationToken::new())));
         let link = hub.open(LinkInfo {
             plugin_version: "test".into(),
-            peer: LinkPeer::Local(LocalPeer { uid: 0, pid: None, allowed: true }),
+            peer: LinkPeer::Local(LocalPeer { uid: 0, process: LocalProcess::Pid(1), allowed: true }),
             since: std::time::UNIX_EPOCH,
             lends: None,
         });

@@ -3,7 +3,7 @@ use entente_bundle::testing::TestAuthority;
 
 use super::*;
 use crate::federation::relationship::{EndpointProfile, Mode};
-use crate::link::LocalPeer;
+use crate::link::{LocalPeer, LocalProcess};
 
 fn domain(name: &str) -> TrustDomain {
     TrustDomain::new(name).unwrap()
@@ -14,7 +14,7 @@ fn hub() -> Arc<Hub> {
 }
 
 fn info() -> LinkInfo {
-    let peer = LinkPeer::Local(LocalPeer { uid: 0, pid: None, allowed: true });
+    let peer = LinkPeer::Local(LocalPeer { uid: 0, process: LocalProcess::Pid(1), allowed: true });
     LinkInfo { plugin_version: "0".into(), peer, since: SystemTime::UNIX_EPOCH, lends: None }
 }
 
@@ -114,7 +114,7 @@ fn relationships_are_the_union_and_survive_the_link() {
 fn what_one_of_two_links_finds_wrong_is_told_with_its_name_and_goes_with_it() {
     let hub = hub();
     let of = |pid| {
-        let peer = LinkPeer::Local(LocalPeer { uid: 0, pid: Some(pid), allowed: true });
+        let peer = LinkPeer::Local(LocalPeer { uid: 0, process: LocalProcess::Pid(pid), allowed: true });
         hub.open(LinkInfo { peer, ..info() })
     };
     let (ill, well) = (of(1), of(2));
