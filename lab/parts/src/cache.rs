@@ -21,7 +21,7 @@ pub async fn lock(folder: &Path, what: &str) -> anyhow::Result<File> {
     let path = folder.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     if file.try_lock().is_err() {
-        tell(&format!("another lab is building; waiting for it before {what} is built"));
+        tell(&format!("another lab is making something; waiting for it before {what} is made"));
     }
     tokio::task::spawn_blocking(move || file.lock().map(|()| file))
         .await?

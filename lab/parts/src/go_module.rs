@@ -77,14 +77,33 @@ impl GoModule {
     /// `PLACE-VERSION-HASH` below the cache, the hash being that of `go.sum` and of our own code. A place that ends with a slash is a
     /// folder of its own.
     pub fn cache_folder(&self) -> anyhow::Result<PathBuf> {
+        self.require_own()?;
         let hash = sha256([self.go_sum, self.main_go.unwrap_or_default()].concat().as_bytes());
         let hash = hash.get(..12).unwrap_or(&hash);
         Ok(cache()?.join(format!("{}{}-{hash}", self.place, self.version)))
     }
+
+    /// A field that a declaration forgot would lead into the folder of another module.
+    fn require_own(&self) -> anyhow::Result<()> {
+        let own = [
+            ("name", self.name),
+            ("version", self.version),
+            ("place", self.place),
+            ("go_mod", self.go_mod),
+            ("go_sum", self.go_sum),
+        ];
+        let forgotten = own.iter().find(|(_, content)| content.is_empty()).map(|(field, _)| field);
+        match forgotten.or(self.programs.is_empty().then_some(&"programs")) {
+            Some(field) => bail!("the declaration of Go module {:?} says nothing of `{field}`", self.name),
+            None => Ok(()),
+        }
+    }
+
     /// The folder, if every program is in it.
     pub fn found_in<'a>(&self, folder: &'a Path) -> Option<&'a Path> {
         self.programs.iter().all(|program| folder.join(program.file).is_file()).then_some(folder)
     }
+
     /// Builds what is not in the cache, with progress shown. Two labs do not build at once. `otherwise` says what else could be
     /// done where there is no Go.
     pub async fn find_or_build(&self, otherwise: &str) -> anyhow::Result<Built> {
@@ -212,4 +231,32 @@ async fn show_progress(what: &str, output: impl tokio::io::AsyncRead + Unpin) ->
     }
     spinner.finish_and_clear();
     Ok(tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_declaration_forgot_is_named() {
+        let whole = GoModule {
+            name: "x",
+            version: "v1",
+            place: "x-",
+            go_mod: "module x",
+            go_sum: "x v1 h1:",
+            programs: &[GoProgram { file: "x", package: "x" }],
+            ..GoModule::PLAIN
+        };
+        assert!(whole.require_own().is_ok());
+        for (field, module) in [
+            ("name", GoModule { name: "", ..whole }),
+            ("place", GoModule { place: "", ..whole }),
+            ("go_sum", GoModule { go_sum: "", ..whole }),
+            ("programs", GoModule { programs: &[], ..whole }),
+        ] {
+            let error = module.cache_folder().unwrap_err().to_string();
+            assert!(error.ends_with(&format!("says nothing of `{field}`")), "{error}");
+        }
+    }
 }
