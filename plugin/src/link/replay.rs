@@ -57,13 +57,16 @@ impl Replay {
         let mut any = self.send_own_bundle(shared, &config, outbox).await?;
         any |= self.send_identity(shared, &config, outbox).await?;
         // Until SPIRE has said what it holds and federates with, neither is told: absent would mean none.
-        let spire = shared.spire_relationships.borrow().clone();
-        let is_held_known = shared.held.is_known();
-        let mut unknown = Some(config.clone());
-        if let Some(spire) = spire.filter(|_| is_held_known) {
+        let spire = shared.spire_relationships.borrow().clone().filter(|_| shared.held.is_known());
+        let unknown = spire.is_none().then(|| Arc::clone(&config));
+        // The endpoint believes those that see what SPIRE holds: that we do not comes before what we remember of it, that we do
+        // again after what we see.
+        if shared.api_trouble.borrow().is_some() {
+            any |= self.send_server_api(shared, unknown.clone(), outbox).await?;
+        }
+        if let Some(spire) = spire {
             any |= self.send_relationships(config, spire, outbox).await?;
             any |= self.send_held(shared, outbox).await?;
-            unknown = None;
         }
         any |= self.send_server_api(shared, unknown, outbox).await?;
         any |= self.send_removals(shared, outbox).await?;

@@ -4,6 +4,7 @@ use entente_bundle::testing::TestAuthority;
 use entente_bundle::{Bundle, TrustDomain};
 use entente_proto::link::v1::plugin_message::Message as FromPlugin;
 
+use super::support::endpoint::FakeEndpoint;
 use super::{FOREIGN, Federated, block};
 
 #[tokio::test]
@@ -116,4 +117,27 @@ async fn the_bundle_of_a_foreign_endpoint_id_is_held_too() {
     assert!(
         logs.with_message("spire holds a federated bundle that no relationship names; it is kept").is_empty()
     );
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_spire_comes_after_the_word_that_it_cannot_be_seen() {
+    let foreign = TestAuthority::new(FOREIGN).bundle();
+    let federated = Federated::with_store(&block(FOREIGN, ""), |store| store.put(&foreign)).await;
+    let Federated { endpoint, spire, folder, plugin: _plugin, .. } = federated;
+    let position =
+        |endpoint: &FakeEndpoint, is: fn(&FromPlugin) -> bool| endpoint.received().iter().position(is);
+    let held = |message: &FromPlugin| matches!(message, FromPlugin::HeldBundle(_));
+    let sees = |message: &FromPlugin| matches!(message, FromPlugin::ServerApi(api) if api.trouble.is_empty());
+    let is_blind =
+        |message: &FromPlugin| matches!(message, FromPlugin::ServerApi(api) if !api.trouble.is_empty());
+    endpoint.wait_server_api(|api| api.trouble.is_empty()).await;
+    assert!(position(&endpoint, held).unwrap() < position(&endpoint, sees).unwrap());
+
+    spire.stop().await;
+    endpoint.wait_server_api(|api| !api.trouble.is_empty()).await;
+    endpoint.stop().await;
+    let endpoint = FakeEndpoint::start(&folder.join("link.sock"));
+    endpoint.wait_held(FOREIGN, |held| held.bundle.is_some()).await;
+    assert!(position(&endpoint, is_blind).unwrap() < position(&endpoint, held).unwrap());
+    assert_eq!(position(&endpoint, sees), None);
 }
