@@ -175,16 +175,16 @@ impl HeldState {
 
     /// What may authenticate an https_spiffe endpoint of `trust_domain` where the held bundle cannot, newest knowledge first.
     fn authentication_bundle(&self, trust_domain: &TrustDomain, now: UnixTime) -> Option<&Arc<Bundle>> {
-        if self.bundle(trust_domain).is_some_and(|bundle| can_authenticate(bundle, now)) {
+        if self.bundle(trust_domain).is_some_and(|bundle| bundle.can_authenticate(now)) {
             return None;
         }
         let choices = [self.last_usable.get(trust_domain), self.bootstraps.get(trust_domain)];
-        choices.into_iter().flatten().find(|bundle| can_authenticate(bundle, now))
+        choices.into_iter().flatten().find(|bundle| bundle.can_authenticate(now))
     }
 
     fn wants_bootstrap(&self, trust_domain: &TrustDomain, now: UnixTime) -> bool {
         let known = [self.bundle(trust_domain), self.last_usable.get(trust_domain)];
-        !known.into_iter().flatten().any(|bundle| can_authenticate(bundle, now))
+        !known.into_iter().flatten().any(|bundle| bundle.can_authenticate(now))
     }
 
     fn insert(&mut self, name: TrustDomain, record: Record) {
@@ -227,11 +227,6 @@ impl HeldState {
         }
         is_changed || !old.is_empty()
     }
-}
-
-/// An expired authority verifies nothing.
-fn can_authenticate(bundle: &Bundle, now: UnixTime) -> bool {
-    bundle.x509_authorities().iter().any(|authority| !authority.is_expired(now))
 }
 
 /// Parses unless it is what `known` was made of. Others write to SPIRE's store too, so single bad authorities are passed over.
