@@ -185,7 +185,8 @@ async fn stay_up(options: &Options) -> anyhow::Result<bool> {
     let ended = watch(&mut lab, &mut stop_signals).await;
     lab.timeline.say("\nstopping");
     if ended > 0 {
-        lab.timeline.summary(false, &format!("{ended} processes ended that should have stayed"));
+        let processes = if ended == 1 { "process" } else { "processes" };
+        lab.timeline.summary(false, &format!("{ended} {processes} ended that should have stayed"));
     }
     stop(lab, options.dir.is_some() || ended > 0).await;
     Ok(ended == 0)

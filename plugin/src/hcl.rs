@@ -58,6 +58,8 @@ pub(crate) enum HclError {
     TooDeep { line: usize, column: usize },
     #[error("longer than {MAX_TEXT} bytes")]
     TooLong,
+    #[error("line {line}, column {column}: this {bracket} is never closed")]
+    NotClosed { line: usize, column: usize, bracket: char },
     #[error("line {line}, column {column}: expected {expected}, found {found}")]
     Unexpected { line: usize, column: usize, expected: &'static str, found: String },
 }
@@ -69,8 +71,7 @@ pub(crate) fn parse(text: &str) -> Result<Object, HclError> {
     }
     let mut parser = Parser::new(text)?;
     let object = if parser.current == Token::OpenBrace {
-        parser.advance()?;
-        let object = parser.object(Token::CloseBrace, 0)?;
+        let object = parser.braces(0)?;
         parser.advance()?;
         object
     } else {
@@ -105,6 +106,29 @@ impl<'a> Parser<'a> {
 
     fn expect(&mut self, token: &Token, expected: &'static str) -> Result<(), HclError> {
         if self.current == *token { Ok(()) } else { self.unexpected(expected) }
+    }
+
+    /// From the opening brace to the closing one, which stays current.
+    fn braces(&mut self, depth: usize) -> Result<Object, HclError> {
+        let opened = self.scanner.token_start();
+        self.advance()?;
+        let object = self.object(Token::CloseBrace, depth);
+        self.closed(object, '{', opened)
+    }
+
+    /// Where the text ended too early, what was opened and never closed is to blame; of several, the innermost.
+    fn closed<T>(
+        &self,
+        inside: Result<T, HclError>,
+        bracket: char,
+        (line, column): (usize, usize),
+    ) -> Result<T, HclError> {
+        inside.map_err(|error| match error {
+            HclError::Unexpected { .. } if self.current == Token::End => {
+                HclError::NotClosed { line, column, bracket }
+            }
+            other => other,
+        })
     }
 
     /// Items up to `end`, which stays current. Items may share a line and may have commas between them.
@@ -156,13 +180,12 @@ impl<'a> Parser<'a> {
             Token::Float(number) => Value::Float(*number),
             Token::Word(word) if word == "true" => Value::Bool(true),
             Token::Word(word) if word == "false" => Value::Bool(false),
-            Token::OpenBrace => {
-                self.advance()?;
-                Value::Object(self.object(Token::CloseBrace, depth + 1)?)
-            }
+            Token::OpenBrace => Value::Object(self.braces(depth + 1)?),
             Token::OpenBracket => {
+                let opened = self.scanner.token_start();
                 self.advance()?;
-                Value::List(self.list(depth + 1)?)
+                let list = self.list(depth + 1);
+                Value::List(self.closed(list, '[', opened)?)
             }
             _ => return self.unexpected("a value (a string stands in double quotes)"),
         };

@@ -103,10 +103,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Its last words.
+    /// Its last words. What it only warned of is not why it failed.
     pub(super) fn complaint(&self) -> String {
         let text = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
-        let lines = text.trim().lines().rev().take(5).collect::<Vec<_>>();
+        let wrong = text.trim().lines().rev().filter(|line| !line.starts_with("Warning: "));
+        let lines = wrong.take(5).collect::<Vec<_>>();
         lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
     }
     /// Both outputs, as on a terminal.
@@ -118,6 +119,12 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_complaint_leaves_warnings_out() {
+        let run = Run::new("/bin/sh").args(["-c", "echo Warning: odd >&2; echo bad >&2; exit 1"]);
+        assert_eq!(run.answer().await.expect("an answer").complaint(), "bad");
+    }
 
     #[tokio::test]
     async fn a_failure_says_what_was_run_and_why_it_failed() {

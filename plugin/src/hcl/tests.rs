@@ -78,7 +78,6 @@ fn mistakes_name_line_and_column() {
         ("a = yes", 1, 5),
         ("a", 1, 2),
         ("a = [1 2]", 1, 8),
-        ("x {\n a = 1", 2, 7),
         ("a = 1 }", 1, 7),
         ("= 3", 1, 1),
         ("a = 12monkeys", 1, 14),
@@ -89,6 +88,20 @@ fn mistakes_name_line_and_column() {
             }
             other => panic!("{text:?} gave {other:?}"),
         }
+    }
+}
+
+#[test]
+fn what_is_never_closed_is_named_where_it_was_opened() {
+    for (text, line, column, bracket) in [
+        ("x {\n a = 1", 1, 3, '{'),
+        ("{\n \"a\": 1\n", 1, 1, '{'),
+        ("x {\n y {\n a = 1\n}\n", 1, 3, '{'),
+        ("x {\n y {\n a = 1\n", 2, 4, '{'),
+        ("x {}\na = [\n1,\n", 2, 5, '['),
+    ] {
+        let found = parse(text).expect_err(text);
+        assert_eq!(found, HclError::NotClosed { line, column, bracket }, "{text:?}");
     }
 }
 
