@@ -134,8 +134,11 @@ async fn spire_is_asked_nothing_until_it_polls_a_relationship_that_another_serve
 #[tokio::test]
 async fn a_hanging_refresh_delays_nobody_else() {
     let blocks = block(FOREIGN, "") + &block("slow.test", "mode = \"assisted\"");
-    let federated = Federated::new(&blocks).await;
-    federated.spire.store.open().hanging.insert("slow.test".into());
+    // From the first question on: what SPIRE has once said outlasts its silence.
+    let federated = Federated::with_store(&blocks, |store| {
+        store.open().hanging.insert("slow.test".into());
+    })
+    .await;
     let slow = TestAuthority::new("slow.test").bundle();
     let first = federated.endpoint.offer("slow.test", Some(link::Bundle::from(&slow))).await;
     until("the refresh hangs", || !federated.spire.store.open().refreshes.is_empty()).await;
