@@ -155,14 +155,20 @@ async fn build(running: &Running, folder: &Path, arguments: &[&str]) -> std::pro
     command.env("SOURCE_DATE_EPOCH", "1700000000").stdin(Stdio::null()).output().await.unwrap()
 }
 
-#[tokio::test]
-async fn the_program_pushes_what_it_says_that_it_made() {
-    let Some(running) = Running::start().await else { return };
+/// With every program, and authorities.
+fn folder_to_build_in() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("ca"), "authorities").unwrap();
     for product in &PRODUCTS {
         std::fs::write(folder.path().join(product.name), static_program()).unwrap();
     }
+    folder
+}
+
+#[tokio::test]
+async fn the_program_pushes_what_it_says_that_it_made() {
+    let Some(running) = Running::start().await else { return };
+    let folder = folder_to_build_in();
     let checksum = folder.path().join("checksum.env");
     let output =
         build(&running, folder.path(), &["--push", "--plugin-checksum", checksum.to_str().unwrap()]).await;
@@ -239,11 +245,7 @@ async fn build_script(running: &Running, folder: &Path) -> std::process::Output 
 #[tokio::test]
 async fn the_script_pushes_what_the_manifests_ask_for() {
     let Some(running) = Running::start().await else { return };
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("ca"), "authorities").unwrap();
-    for product in &PRODUCTS {
-        std::fs::write(folder.path().join(product.name), static_program()).unwrap();
-    }
+    let folder = folder_to_build_in();
     let output = build_script(&running, folder.path()).await;
     let told = format!("{output:?}");
     assert!(output.status.success(), "{told}");
